@@ -1,1 +1,7 @@
-fn main() {}
+//! The `asof` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    asof::cli::main()
+}

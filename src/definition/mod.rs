@@ -1,11 +1,25 @@
-//! Definition files: text in, validated [`Definitions`] or [diagnostics](DefinitionError) out.
+//! Definition files: text in, validated [`Definitions`] or [all that is wrong](DefinitionErrors) out.
+//!
+//! ```text
+//! text ── yaml ──> raw records ── validate ──> Definitions
+//! ```
 //!
 //! Opens no file and has not heard of Arrow: callers hand in the text of each file with its path for messages.
 
+mod listing;
 mod model;
 mod names;
+mod parse;
+mod raw;
+mod validate;
 mod value_type;
 
+pub use crate::diagnostics::Diagnostic;
+pub use listing::{KINDS, ListedDefinition, listed};
 pub use model::*;
 pub use names::{EntityName, FeatureServiceName, FeatureViewName, SourceName, is_valid_name, nearest};
+pub use parse::{DefinitionErrors, DefinitionFile, json_schema, parse_definitions};
 pub use value_type::{ParseTypeError, ValueType};
+
+#[cfg(test)]
+mod tests;

@@ -42,10 +42,18 @@ const SCALARS: [(&str, ValueType); 9] = [
     ("date", ValueType::Date),
 ];
 
+/// Bounds how deep types nest.
+const TEXT_BYTES_MAX: usize = 200;
+
 impl ValueType {
     /// The types a definition may name, for messages.
     pub const CHOICES: &'static str =
         "bool, int32, int64, float32, float64, string, bytes, timestamp, date, and list<T> of these";
+
+    /// The names of the types that are neither lists nor maps.
+    pub fn scalar_names() -> impl Iterator<Item = &'static str> {
+        SCALARS.iter().map(|(name, _)| *name)
+    }
 
     pub fn is_scalar(&self) -> bool {
         !matches!(self, ValueType::List(_) | ValueType::Map(..))
@@ -67,6 +75,9 @@ impl FromStr for ValueType {
     fn from_str(text: &str) -> Result<Self, ParseTypeError> {
         let error = || ParseTypeError { text: text.to_owned() };
         let trimmed = text.trim();
+        if trimmed.len() > TEXT_BYTES_MAX {
+            return Err(error());
+        }
         if let Some((_, scalar)) = SCALARS.iter().find(|(name, _)| *name == trimmed) {
             return Ok(scalar.clone());
         }

@@ -1,0 +1,129 @@
+"""Entities in whatever form they come, as one Arrow table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pyarrow as pa
+
+from ._exceptions import InvalidError
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+    Entities: TypeAlias = (
+        Sequence[Mapping[str, Any]]
+        | Mapping[str, Sequence[Any]]
+        | pa.Table
+        | pa.RecordBatch
+        | pandas.DataFrame
+        | polars.DataFrame
+    )
+    """A list of dicts, a dict of lists, an Arrow table, a pandas or polars frame; whatever else
+    speaks Arrow's C stream interface will do, too."""
+
+_FORMS = "give a list of dicts, a dict of lists, or an Arrow, pandas or polars table"
+
+
+def to_table(entities: Any, request: Mapping[str, Any] | None = None) -> pa.Table:
+    """The rows of `entities` with the columns of `request` after them.
+
+    A key that some dicts lack is null there. A pandas index is no column.
+
+    >>> to_table([{"carrier": "UA"}, {"carrier": "AA"}], {"distance": [1.0, 2.0]}).column_names
+    ['carrier', 'distance']
+    """
+    table = _to_table(entities)
+    if request is None:
+        return table
+    values = _columns(request, "request")
+    for name in values.column_names:
+        if name in table.column_names:
+            raise InvalidError(f"column `{name}` is in both `entities` and `request`; leave it in one of them")
+        if table.num_columns and values.num_rows != table.num_rows:
+            raise InvalidError(
+                f"`request` column `{name}` has {values.num_rows} rows and `entities` has {table.num_rows}; "
+                "give one value for each row"
+            )
+        table = table.append_column(name, values[name])
+    return table
+
+
+def _to_table(entities: Any) -> pa.Table:
+    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    if isinstance(entities, pa.Table):
+        table = entities
+    elif isinstance(entities, pa.RecordBatch):
+        table = pa.Table.from_batches([entities])
+    elif pandas is not None and isinstance(entities, pandas.DataFrame):
+        table = _arrow(lambda: pa.Table.from_pandas(entities, preserve_index=False), "entities")
+    elif polars is not None and isinstance(entities, polars.DataFrame):
+        table = entities.to_arrow()
+    elif isinstance(entities, Mapping):
+        return _columns(entities, "entities")
+    elif hasattr(entities, "__arrow_c_stream__"):
+        table = _arrow(lambda: pa.table(entities), "entities")
+    elif isinstance(entities, Iterable) and not isinstance(entities, (str, bytes)):
+        return _rows(list(entities))
+    else:
+        raise InvalidError(f"`entities` is a {type(entities).__name__}; {_FORMS}")
+    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
+    if twice:
+        raise InvalidError(f"`entities` has two columns `{twice[0]}`; rename or drop one of them")
+    # What pandas writes about its index is of no use to a server.
+    return table.replace_schema_metadata(None)
+
+
+def _columns(columns: Mapping[str, Any], argument: str) -> pa.Table:
+    if not isinstance(columns, Mapping):
+        raise InvalidError(f"`{argument}` is a {type(columns).__name__}; give a dict of lists")
+    arrays = {}
+    for name, values in columns.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, (Iterable, pa.Array, pa.ChunkedArray)):
+            raise InvalidError(f"`{argument}` column `{name}` is {values!r}; give a list with one value for each row")
+        arrays[_name(name)] = _array(values, name, argument)
+    lengths = {name: len(array) for name, array in arrays.items()}
+    first = next(iter(lengths), "")
+    for name, length in lengths.items():
+        if length != lengths[first]:
+            raise InvalidError(
+                f"`{argument}` column `{first}` has {lengths[first]} rows and `{name}` has {length}; "
+                "give every column one value for each row"
+            )
+    return pa.table(arrays)
+
+
+def _rows(rows: Sequence[Any]) -> pa.Table:
+    names: dict[str, None] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InvalidError(f"row {number} of `entities` is a {type(row).__name__}; {_FORMS}")
+        names.update(dict.fromkeys(map(_name, row)))
+    return pa.table({name: _array([row.get(name) for row in rows], name, "entities") for name in names})
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise InvalidError(f"column name {name!r} is a {type(name).__name__}; column names are text")
+    return name
+
+
+def _array(values: Any, name: str, argument: str) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values
+    polars = sys.modules.get("polars")
+    if polars is not None and isinstance(values, polars.Series):
+        return values.to_arrow()
+    if not hasattr(values, "__array__") and not isinstance(values, Sequence):
+        values = list(values)
+    return _arrow(lambda: pa.array(values, from_pandas=hasattr(values, "__array__")), f"{argument}` column `{name}")
+
+
+def _arrow(convert: Any, what: str) -> Any:
+    try:
+        return convert()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InvalidError(f"`{what}` cannot be read: {error}") from error

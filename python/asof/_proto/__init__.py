@@ -1,0 +1,1 @@
+"""Generated from proto/asof/v1 by scripts/generate_proto.py."""

@@ -1,0 +1,209 @@
+"""A call from its arguments to its messages, and from the server's messages to its answer.
+
+No network here: `_client` and `_async` move what this module makes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ._answer import Answer, AsofWarning, Metadata, Status
+from ._columns import decode, decode_event_timestamps, encode
+from ._entities import to_table
+from ._exceptions import InternalError, InvalidError
+from ._proto import feature_store_pb2 as pb
+from ._signature import Definitions, Features, selection, signature
+from ._times import Time, to_micros
+from ._types import arrow_type
+
+_CHUNK_BYTES = 1 << 20
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class OnlineQuestion:
+    """What are these features worth now?"""
+
+    features: pb.FeatureSelection
+    rows: pa.Table
+    options: Mapping[str, Any]
+    with_statuses: bool
+
+    @staticmethod
+    def of(
+        features: Features,
+        entities: Any,
+        request: Mapping[str, Any] | None,
+        *,
+        full_feature_names: bool,
+        statuses: bool,
+        event_timestamps: bool,
+        now: Time | None,
+    ) -> OnlineQuestion:
+        options: dict[str, Any] = {"full_feature_names": full_feature_names, "event_timestamps": event_timestamps}
+        if now is not None:
+            options["now"] = to_micros(now, "now")
+        return OnlineQuestion(selection(features), to_table(entities, request), options, statuses)
+
+    def request(self, definitions: Definitions) -> pb.GetOnlineFeaturesRequest:
+        """The columns that the features need, of the types they are declared with; the others stay here."""
+        needed = signature(self.features, definitions)
+
+        def columns(types: Mapping[str, str]) -> list[pb.Column]:
+            return [encode(name, self._column(name, types[name]), types[name]) for name in types if self._has(name)]
+
+        return pb.GetOnlineFeaturesRequest(
+            features=self.features,
+            entities=columns(needed.join_keys),
+            request=columns(needed.request),
+            **self.options,
+        )
+
+    def _has(self, name: str) -> bool:
+        return name in self.rows.column_names or self._asks_nothing()
+
+    def _column(self, name: str, type_name: str) -> Any:
+        return pa.array([], arrow_type(type_name)) if self._asks_nothing() else self.rows[name]
+
+    def _asks_nothing(self) -> bool:
+        """No rows and no columns: an empty list of dicts."""
+        return bool(self.rows.num_columns == 0 and self.rows.num_rows == 0)
+
+    def answer(self, request: pb.GetOnlineFeaturesRequest, response: pb.GetOnlineFeaturesResponse) -> Answer:
+        """The rows as they were given, every column of them, then the features."""
+        table, statuses, times = self.rows, {}, {}
+        for column in response.columns[len(request.entities) :]:
+            if column.name in self.rows.column_names:
+                raise InvalidError(
+                    f"column `{column.name}` of `entities` is named like an asked feature; "
+                    "rename or drop it, or ask with full_feature_names=True"
+                )
+            values = decode(column)
+            if table.num_columns and len(values) != table.num_rows:
+                raise InternalError(f"{len(values)} values of `{column.name}` came for {table.num_rows} rows")
+            table = table.append_column(column.name, values)
+            statuses[column.name] = [_STATUSES[number] for number in column.statuses]
+            if self.options["event_timestamps"]:
+                times[column.name] = decode_event_timestamps(column)
+            if self.with_statuses:
+                names = pa.array([str(status) for status in statuses[column.name]], pa.string())
+                table = table.append_column(f"{column.name}__status", names)
+        return Answer(table, Metadata(response.registry_version), statuses, pa.table(times) if times else None)
+
+
+_STATUSES = {
+    pb.PRESENT: Status.PRESENT,
+    pb.NULL_VALUE: Status.NULL_VALUE,
+    pb.NOT_FOUND: Status.NOT_FOUND,
+    pb.OUTSIDE_MAX_AGE: Status.OUTSIDE_MAX_AGE,
+}
+
+
+@dataclass(frozen=True)
+class BatchQuestion:
+    """What were these features worth at those moments?"""
+
+    header: pb.BatchHeader
+    spine: pa.Table | None
+
+    @staticmethod
+    def of(
+        features: Features,
+        entities: Any,
+        request: Mapping[str, Any] | None,
+        *,
+        timestamp_column: str | None,
+        start: Time | None,
+        end: Time | None,
+        as_of: Time | None,
+        **options: Any,
+    ) -> BatchQuestion:
+        header = pb.BatchHeader(features=selection(features), **options)
+        ways = {
+            "entities": entities is not None,
+            "start and end": start is not None or end is not None,
+            "as_of": as_of is not None,
+        }
+        given = [way for way, is_given in ways.items() if is_given]
+        if len(given) != 1:
+            raise InvalidError(f"{' with '.join(given) or 'no times'} given; give one of {', '.join(ways)}")
+        if entities is not None:
+            header.spine.timestamp_column = timestamp_column or ""
+            return BatchQuestion(header, to_table(entities, request))
+        if request is not None:
+            raise InvalidError("`request` has a value for each row of `entities`; give `entities` with it")
+        if as_of is not None:
+            header.as_of = to_micros(as_of, "as_of")
+        elif start is None or end is None:
+            missing = "start" if start is None else "end"
+            raise InvalidError(f"`{missing}` is missing; a range is [start, end)")
+        else:
+            header.range.start, header.range.end = to_micros(start, "start"), to_micros(end, "end")
+        return BatchQuestion(header, None)
+
+    def messages(self) -> Iterator[pb.GetBatchFeaturesRequest]:
+        """The header, then the spine piece by piece."""
+        yield pb.GetBatchFeaturesRequest(header=self.header)
+        if self.spine is not None:
+            for piece in _ipc_pieces(self.spine):
+                yield pb.GetBatchFeaturesRequest(spine=piece)
+
+
+def _ipc_pieces(table: pa.Table) -> Iterator[bytes]:
+    """An Arrow IPC stream of the table, written as it is read."""
+    sink = io.BytesIO()
+
+    def drain() -> Iterator[bytes]:
+        written = sink.getbuffer()
+        for start in range(0, len(written), _CHUNK_BYTES):
+            yield bytes(written[start : start + _CHUNK_BYTES])
+        written.release()
+        sink.seek(0)
+        sink.truncate()
+
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+            writer.write_batch(batch)
+            yield from drain()
+    yield from drain()
+
+
+class BatchAnswerReader:
+    """Gathers the messages of a batch answer."""
+
+    def __init__(self, with_statuses: bool) -> None:
+        self._with_statuses = with_statuses
+        self._metadata = pb.BatchMetadata()
+        self._ipc = pa.BufferOutputStream()
+
+    def feed(self, message: pb.GetBatchFeaturesResponse) -> None:
+        if message.WhichOneof("part") == "metadata":
+            self._metadata.MergeFrom(message.metadata)
+        else:
+            self._ipc.write(message.arrow_ipc)
+
+    def answer(self, stacklevel: int) -> Answer:
+        """The whole answer; the server's remarks are Python warnings too, at the caller's line."""
+        try:
+            table = pa.ipc.open_stream(self._ipc.getvalue()).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise InternalError(f"the answer is not a whole Arrow IPC stream: {error}") from error
+        for text in self._metadata.warnings:
+            warnings.warn(text, AsofWarning, stacklevel=stacklevel + 1)
+        metadata = Metadata(
+            registry_version=self._metadata.registry_version,
+            tables={table.view: table.version for table in self._metadata.tables},
+            warnings=tuple(self._metadata.warnings),
+        )
+        return Answer(table, metadata, self._statuses(table))
+
+    def _statuses(self, table: pa.Table) -> dict[str, list[Status]]:
+        names = set(table.column_names) if self._with_statuses else set()
+        with_status = [name for name in table.column_names if f"{name}__status" in names]
+        return {name: [Status(text) for text in table[f"{name}__status"].to_pylist()] for name in with_status}

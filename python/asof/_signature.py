@@ -1,0 +1,96 @@
+"""Which columns a request has to carry, read from the server's definitions.
+
+The online call sends those and no others, so that the same entities do for both calls: a spine's
+time column and whatever else it carries stay with the client.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._proto import feature_store_pb2 as pb
+
+Features = str | Sequence[str]
+"""A feature service's name, or a list of references: ``view:feature``, or ``view`` for all of a view's."""
+
+
+def selection(features: Features) -> pb.FeatureSelection:
+    """What is asked for; a text with a colon is a single reference.
+
+    >>> selection("arrival_delay_v1").feature_service
+    'arrival_delay_v1'
+    """
+    if isinstance(features, str):
+        if ":" not in features:
+            return pb.FeatureSelection(feature_service=features)
+        features = [features]
+    return pb.FeatureSelection(features=list(features))
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """The definitions of one registry version, by name."""
+
+    version: int
+    kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @staticmethod
+    def of(response: pb.ListDefinitionsResponse) -> Definitions:
+        kinds: dict[str, dict[str, Any]] = {}
+        for definition in response.definitions:
+            kinds.setdefault(definition.kind, {})[definition.name] = json.loads(definition.json)
+        return Definitions(response.registry_version, kinds)
+
+    def get(self, kind: str, name: str) -> Mapping[str, Any] | None:
+        return self.kinds.get(kind, {}).get(name)
+
+
+@dataclass
+class Signature:
+    """Columns that a request carries, with their types."""
+
+    join_keys: dict[str, str] = field(default_factory=dict)
+    request: dict[str, str] = field(default_factory=dict)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.join_keys or column in self.request
+
+
+def signature(features: pb.FeatureSelection, definitions: Definitions) -> Signature:
+    """What `features` need; names that do not resolve are left for the server to refuse."""
+    needed = Signature()
+    for view, renamed in _views(features, definitions):
+        _add_view(needed, definitions, view, renamed, seen=set())
+    return needed
+
+
+def _views(features: pb.FeatureSelection, definitions: Definitions) -> Iterable[tuple[str, Mapping[str, str]]]:
+    service = definitions.get("feature_services", features.feature_service)
+    for projection in service["features"] if service else ():
+        yield projection["view"], projection.get("join_keys", {})
+    for reference in features.features:
+        yield _view_of(reference), {}
+
+
+def _add_view(
+    needed: Signature, definitions: Definitions, name: str, renamed: Mapping[str, str], seen: set[str]
+) -> None:
+    if name in seen:
+        return
+    seen.add(name)
+    if (view := definitions.get("feature_views", name)) is not None:
+        for entity in view.get("entities", ()):
+            for key in (definitions.get("entities", entity) or {}).get("join_keys", ()):
+                needed.join_keys[renamed.get(key["name"], key["name"])] = key["type"]
+    elif (view := definitions.get("on_demand_feature_views", name)) is not None:
+        for value in view.get("request", ()):
+            needed.request[value["name"]] = value["type"]
+        for reference in view.get("features_from", ()):
+            _add_view(needed, definitions, _view_of(reference), renamed, seen)
+
+
+def _view_of(reference: str) -> str:
+    return reference.split(":", 1)[0].strip()

@@ -1,0 +1,106 @@
+//! `asof plan` and `asof apply`.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::error::CliError;
+use super::online_access::OnlineAccess;
+use super::output::Output;
+use super::project::Project;
+use crate::materialization::remove_unknown_views;
+use crate::registry::{self, Plan, RegistryVersion};
+use crate::serving::pb::SyncOnlineStoreRequest;
+use crate::serving::pb::admin_client::AdminClient;
+use crate::time::SystemClock;
+
+#[derive(Debug, Args)]
+pub struct PlanArguments {
+    /// Plan changes that break feature services in use, too.
+    #[arg(long)]
+    allow_breaking: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// Apply without asking.
+    #[arg(long, short)]
+    yes: bool,
+    /// Apply changes that break feature services in use, too.
+    #[arg(long)]
+    allow_breaking: bool,
+}
+
+pub async fn plan(project: &Project, arguments: &PlanArguments, output: Output) -> Result<(), CliError> {
+    let plan = make_plan(project, arguments.allow_breaking).await?;
+    output.say(&plan);
+    output.document(&plan_document(&plan)?);
+    Ok(())
+}
+
+pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) -> Result<(), CliError> {
+    let plan = make_plan(project, arguments.allow_breaking).await?;
+    output.say(&plan);
+    if plan.is_empty() {
+        output.document(&json!({"applied": false, "version": plan.base_version, "plan": plan_document(&plan)?}));
+        return Ok(());
+    }
+    let is_refused = !plan.breaking().is_empty() && !plan.is_breaking_allowed();
+    if !arguments.yes && !is_refused && !confirmed()? {
+        return Err(CliError::Refused("nothing is applied".to_owned()));
+    }
+    let applied = project.registry()?.apply(&plan, &SystemClock).await?;
+    output.say(format!("Applied as version {}.", applied.version));
+    let emptied = remove_online_values(project, &applied).await?;
+    output.document(&json!({
+        "applied": true,
+        "version": applied.version,
+        "plan": plan_document(&plan)?,
+        "views_deleted_online": emptied,
+    }));
+    Ok(())
+}
+
+async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliError> {
+    let definitions = project.definitions()?;
+    project.check_sources(&definitions).await?;
+    let base = project.registry()?.latest().await?;
+    let plan = registry::plan(base.as_ref(), definitions);
+    Ok(if allow_breaking { plan.allow_breaking() } else { plan })
+}
+
+fn plan_document(plan: &Plan) -> Result<Value, CliError> {
+    serde_json::to_value(plan).map_err(|error| CliError::Failed(format!("the plan cannot be written as JSON: {error}")))
+}
+
+/// Asks on a terminal; elsewhere `--yes` has to say it.
+fn confirmed() -> Result<bool, CliError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::Usage("there is no terminal to ask on; apply with --yes".to_owned()));
+    }
+    let failed = |source| CliError::Io { action: "ask".to_owned(), source };
+    eprint!("Apply? [y/N] ");
+    std::io::stderr().flush().map_err(failed)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Deletes the online values of removed views, here or by the server that has the store.
+///
+/// What is not reached is deleted when the store is next opened, so a crash before this leaves nothing for good.
+async fn remove_online_values(project: &Project, applied: &RegistryVersion) -> Result<usize, CliError> {
+    if !project.has_online_store() {
+        return Ok(0);
+    }
+    match project.online_access().await? {
+        OnlineAccess::Store(store) => Ok(remove_unknown_views(store.as_ref(), applied)?.len()),
+        OnlineAccess::Server(channel) => {
+            // The server follows the registry by itself; asking makes it do so before this command ends.
+            let no_view = SyncOnlineStoreRequest { views: vec![String::new()] };
+            AdminClient::new(channel).sync_online_store(no_view).await?;
+            Ok(0)
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Why a command failed.
+
+use std::path::PathBuf;
+
+use crate::compile::CompileError;
+use crate::definition::DefinitionErrors;
+use crate::error::ErrorKind;
+use crate::materialization::MaterializationError;
+use crate::offline_store::OfflineStoreError;
+use crate::online_store::OnlineStoreError;
+use crate::registry::RegistryError;
+use crate::retrieval::RetrievalError;
+use crate::serving::ServeError;
+use crate::time::TimeError;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    #[error("there is no asof.yaml in `{}` or above it; run `asof init`, or name the project's folder with --project", folder.display())]
+    NoProject { folder: PathBuf },
+    #[error("{}", .0)]
+    Definitions(DefinitionErrors),
+    #[error("nothing is applied yet; run `asof apply`")]
+    NothingApplied,
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("cannot {action}")]
+    Io { action: String, source: std::io::Error },
+    #[error("`{file}`: {problem}")]
+    Data { file: String, problem: String },
+    #[error("`{file}` cannot be written")]
+    Write { file: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the server at {address} cannot be reached")]
+    Unreachable { address: String, source: tonic::transport::Error },
+    #[error("{}", .0.message())]
+    Server(Box<tonic::Status>),
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    Time(#[from] TimeError),
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    OfflineStore(#[from] OfflineStoreError),
+    #[error(transparent)]
+    OnlineStore(#[from] OnlineStoreError),
+    #[error(transparent)]
+    Materialization(#[from] MaterializationError),
+    #[error(transparent)]
+    Retrieval(#[from] RetrievalError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Engine(#[from] Box<datafusion::error::DataFusionError>),
+}
+
+impl CliError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            CliError::NoProject { .. } | CliError::Definitions(_) | CliError::Usage(_) | CliError::Time(_) => {
+                ErrorKind::Invalid
+            }
+            CliError::Data { .. } => ErrorKind::Invalid,
+            CliError::NothingApplied | CliError::Refused(_) => ErrorKind::Precondition,
+            CliError::Io { .. } | CliError::Write { .. } | CliError::Unreachable { .. } => ErrorKind::Unavailable,
+            CliError::Server(status) => crate::serving::status::kind_of(status.code()),
+            CliError::Failed(_) | CliError::Engine(_) => ErrorKind::Internal,
+            CliError::Compile(error) => error.kind(),
+            CliError::Registry(error) => error.kind(),
+            CliError::OfflineStore(error) => error.kind(),
+            CliError::OnlineStore(error) => error.kind(),
+            CliError::Materialization(error) => error.kind(),
+            CliError::Retrieval(error) => error.kind(),
+            CliError::Serve(error) => error.kind(),
+        }
+    }
+}
+
+impl From<tonic::Status> for CliError {
+    fn from(status: tonic::Status) -> Self {
+        CliError::Server(Box::new(status))
+    }
+}

@@ -1,0 +1,129 @@
+//! The command line: one file a command. A command reads arguments and a project, calls one function, and prints.
+
+mod apply;
+mod bench_serve;
+mod error;
+mod explain;
+mod files;
+mod get_batch_features;
+mod get_online_features;
+mod init;
+mod list;
+mod materialize;
+mod online_access;
+mod output;
+mod project;
+mod serve;
+mod spine;
+mod status;
+mod vacuum;
+mod validate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::CliError;
+use output::{Output, OutputFormat};
+use project::Project;
+
+/// A feature store whose batch and online answers agree.
+#[derive(Debug, Parser)]
+#[command(name = "asof", version, about, max_term_width = 110)]
+struct Arguments {
+    /// The project's folder; without it, the nearest one with an asof.yaml, upwards from here.
+    #[arg(long, global = true, env = "ASOF_PROJECT", value_name = "DIR")]
+    project: Option<PathBuf>,
+    /// How to print: for people, or one JSON document on standard output.
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text)]
+    output: OutputFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a new project.
+    Init(init::InitArguments),
+    /// Check the definition files, and the sources they name.
+    Validate,
+    /// Print the JSON Schema of definition files, for editors.
+    Schema,
+    /// Show what applying the definition files would change.
+    Plan(apply::PlanArguments),
+    /// Make the definition files the registry's newest version.
+    Apply(apply::ApplyArguments),
+    /// Print the plan that computes a feature view.
+    Explain(explain::ExplainArguments),
+    /// Compute feature views into the offline and the online store.
+    Materialize(materialize::MaterializeArguments),
+    /// Join a spine with features as they were at each row's time.
+    GetBatchFeatures(get_batch_features::GetBatchFeaturesArguments),
+    /// Read features as they are now.
+    GetOnlineFeatures(get_online_features::GetOnlineFeaturesArguments),
+    /// Serve gRPC and HTTP.
+    Serve(serve::ServeArguments),
+    /// List what is applied: entities, sources, feature_views, on_demand_feature_views, feature_services, versions.
+    List(list::ListArguments),
+    /// Print one applied definition in full.
+    Describe(list::DescribeArguments),
+    /// Show how far each feature view is materialized.
+    Status,
+    /// Delete the tables of removed views, and files that no table version needs any more.
+    Vacuum(vacuum::VacuumArguments),
+    /// Load a running server and report its latencies.
+    BenchServe(bench_serve::BenchServeArguments),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    start_tracing();
+    let output = Output::new(arguments.output);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }),
+    };
+    let done = runtime.block_on(run(arguments, output));
+    // Work that nobody waits for any more does not hold up the end.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output.fail(&error),
+    }
+}
+
+fn start_tracing() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ASOF_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,asof=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
+    let folder = arguments.project;
+    let project = || Project::find(folder.as_deref());
+    match arguments.command {
+        Command::Init(arguments) => init::run(&arguments, output),
+        Command::Schema => validate::schema(),
+        Command::Validate => validate::run(&project()?, output).await,
+        Command::Plan(arguments) => apply::plan(&project()?, &arguments, output).await,
+        Command::Apply(arguments) => apply::run(&project()?, &arguments, output).await,
+        Command::Explain(arguments) => explain::run(&project()?, &arguments, output).await,
+        Command::Materialize(arguments) => materialize::run(&project()?, &arguments, output).await,
+        Command::GetBatchFeatures(arguments) => get_batch_features::run(&project()?, &arguments, output).await,
+        Command::GetOnlineFeatures(arguments) => get_online_features::run(folder.as_deref(), &arguments, output).await,
+        Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
+        Command::List(arguments) => list::run(&project()?, &arguments, output).await,
+        Command::Describe(arguments) => list::describe(&project()?, &arguments, output).await,
+        Command::Status => status::run(&project()?, output).await,
+        Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
+        Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
+    }
+}

@@ -1,0 +1,81 @@
+//! Printing for people and for programs.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::error::CliError;
+use crate::error::error_chain;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    format: OutputFormat,
+}
+
+impl Output {
+    pub fn new(format: OutputFormat) -> Self {
+        Output { format }
+    }
+
+    pub fn is_json(self) -> bool {
+        self.format == OutputFormat::Json
+    }
+
+    /// Prints a line for people; programs do not get it.
+    pub fn say(self, text: impl std::fmt::Display) {
+        if !self.is_json() {
+            print_line(&text.to_string());
+        }
+    }
+
+    /// Prints the one document for programs; people do not get it.
+    pub fn document(self, document: &serde_json::Value) {
+        if self.is_json() {
+            print_line(&format!("{document:#}"));
+        }
+    }
+
+    /// Prints what went wrong: on standard error, and as a document where one is asked for.
+    pub fn fail(self, error: &CliError) -> ExitCode {
+        let text = error_chain(error);
+        match error {
+            CliError::Definitions(_) => eprintln!("{text}"),
+            _ => eprintln!("error: {text}"),
+        }
+        let diagnostics = match error {
+            CliError::Definitions(errors) => json!(errors.iter().collect::<Vec<_>>()),
+            _ => json!([]),
+        };
+        let kind = format!("{:?}", error.kind()).to_lowercase();
+        self.document(&json!({"error": {"kind": kind, "message": text, "diagnostics": diagnostics}}));
+        ExitCode::from(error.kind().exit_status())
+    }
+}
+
+/// Prints; whoever reads may have gone away, as `head` does.
+fn print_line(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Columns of texts, aligned.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let body = rows.iter().map(|row| line(row.iter().map(String::as_str).collect()));
+    std::iter::once(line(header.to_vec())).chain(body).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,83 @@
+//! `asof serve`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::error::CliError;
+use super::online_access::ServerAddress;
+use super::output::Output;
+use super::project::Project;
+use crate::serving::{Server, ServerOptions, ServerState};
+use crate::time::SystemClock;
+
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// Where to listen for gRPC, instead of what asof.yaml says; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS")]
+    grpc: Option<SocketAddr>,
+    /// Where to listen for HTTP, instead of what asof.yaml says.
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
+    /// Take a `now` in requests, which stands in for the clock: for tests and replays.
+    #[arg(long)]
+    allow_request_time: bool,
+    /// Listen on addresses that others can reach, though nobody is asked for a token.
+    #[arg(long)]
+    insecure: bool,
+}
+
+pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -> Result<(), CliError> {
+    let workers = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("asof-worker")
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::Io { action: "start threads".to_owned(), source })?;
+    let state = Arc::new(ServerState::new(
+        project.settings.clone(),
+        project.folder.clone(),
+        project.registry()?,
+        project.offline_store()?,
+        project.open_online_store()?,
+        project.engine()?,
+        Arc::new(SystemClock),
+        arguments.allow_request_time,
+        workers.handle().clone(),
+    ));
+    let options = ServerOptions {
+        grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
+        http: arguments.http.unwrap_or(project.settings.server.http),
+    };
+    let server = Server::bind(state, options, arguments.insecure).await?;
+    let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };
+    let address = ServerAddress {
+        grpc: server.grpc_address().map_err(failed)?.to_string(),
+        http: server.http_address().map_err(failed)?.to_string(),
+        process: std::process::id(),
+    };
+    project.write_server_address(&address).map_err(failed)?;
+    output.say(format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http));
+    output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
+    let served = server.run(stop_signal()).await;
+    project.remove_server_address();
+    workers.shutdown_background();
+    Ok(served?)
+}
+
+/// Resolves when the process is asked to end.
+async fn stop_signal() {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

@@ -1,0 +1,137 @@
+//! From the type a column has to the type a definition declares, where every value stays the same value.
+
+use arrow::array::{Array, ArrayRef};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, TimeUnit};
+use arrow::error::ArrowError;
+use datafusion::logical_expr::{Expr, cast};
+
+use super::floor_timestamp::{FloorTimestamp, floor_micros};
+use crate::arrow_types::arrow_type;
+use crate::definition::ValueType;
+
+/// A column that cannot hold the declared type without changing values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeMismatch {
+    pub found: String,
+    pub declared: ValueType,
+    /// What to write instead.
+    pub remedy: String,
+}
+
+/// How values get from one type to the other unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adaptation {
+    None,
+    Cast,
+    FloorNanos,
+}
+
+/// The expression that gives `column`, of type `from`, the declared type.
+///
+/// # Errors
+/// [`TypeMismatch`] where a value could change on the way.
+pub(super) fn adapt_expr(column: Expr, from: &DataType, to: &ValueType) -> Result<Expr, TypeMismatch> {
+    Ok(match adaptation(from, to)? {
+        Adaptation::None => column,
+        Adaptation::Cast => cast(column, arrow_type(to)),
+        Adaptation::FloorNanos => FloorTimestamp::udf().call(vec![column]),
+    })
+}
+
+/// `array` in the declared type, by the same rules; used for the columns of a spine.
+///
+/// # Errors
+/// [`TypeMismatch`] where a value could change on the way.
+pub fn adapt_array(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMismatch> {
+    let from = array.data_type();
+    let failed = |error: ArrowError| TypeMismatch {
+        found: from.to_string(),
+        declared: to.clone(),
+        remedy: format!("its values do not fit: {error}"),
+    };
+    match adaptation(from, to)? {
+        Adaptation::None => Ok(array.clone()),
+        Adaptation::Cast => {
+            let options = CastOptions { safe: false, ..CastOptions::default() };
+            cast_with_options(array, &arrow_type(to), &options).map_err(failed)
+        }
+        Adaptation::FloorNanos => Ok(floor_micros(array)),
+    }
+}
+
+fn adaptation(from: &DataType, to: &ValueType) -> Result<Adaptation, TypeMismatch> {
+    if *from == arrow_type(to) {
+        return Ok(Adaptation::None);
+    }
+    if matches!((from, to), (DataType::Timestamp(TimeUnit::Nanosecond, _), ValueType::Timestamp)) {
+        return Ok(Adaptation::FloorNanos);
+    }
+    if widens(from, to) { Ok(Adaptation::Cast) } else { Err(mismatch(from, to)) }
+}
+
+/// Whether every value of `from` is a value of `to`.
+fn widens(from: &DataType, to: &ValueType) -> bool {
+    use DataType as D;
+    use ValueType as V;
+    match (from, to) {
+        (D::Dictionary(_, values), to) => **values == arrow_type(to) || widens(values, to),
+        (D::Null, _) | (D::Boolean, V::Bool) => true,
+        (D::Int8 | D::Int16 | D::UInt8 | D::UInt16, V::Int32 | V::Int64 | V::Float32 | V::Float64) => true,
+        (D::Int32 | D::UInt32, V::Int64 | V::Float64) | (D::Int32, V::Int32) | (D::Int64, V::Int64) => true,
+        (D::Float16, V::Float32 | V::Float64) | (D::Float32, V::Float32 | V::Float64) | (D::Float64, V::Float64) => {
+            true
+        }
+        (D::Decimal32(precision, 0) | D::Decimal64(precision, 0) | D::Decimal128(precision, 0), V::Int32) => {
+            *precision <= 9
+        }
+        (D::Decimal32(precision, 0) | D::Decimal64(precision, 0) | D::Decimal128(precision, 0), V::Int64) => {
+            *precision <= 18
+        }
+        (D::Utf8 | D::LargeUtf8 | D::Utf8View, V::String) => true,
+        (D::Binary | D::LargeBinary | D::BinaryView | D::FixedSizeBinary(_), V::Bytes) => true,
+        (D::Date32 | D::Date64, V::Date | V::Timestamp) | (D::Timestamp(..), V::Timestamp) => true,
+        (D::List(item) | D::LargeList(item) | D::FixedSizeList(item, _) | D::ListView(item), V::List(to)) => {
+            let nanos = matches!(item.data_type(), D::Timestamp(TimeUnit::Nanosecond, _));
+            !nanos && (*item.data_type() == arrow_type(to) || widens(item.data_type(), to))
+        }
+        _ => false,
+    }
+}
+
+fn mismatch(from: &DataType, to: &ValueType) -> TypeMismatch {
+    let remedy = match narrowest(from) {
+        Some(fitting) => format!("declare {fitting}, or use an SQL view with a CAST that says how to convert"),
+        None => "use an SQL view with a CAST that says how to convert".to_owned(),
+    };
+    TypeMismatch { found: type_name(from), declared: to.clone(), remedy }
+}
+
+/// The declarable type that holds every value of `from`.
+fn narrowest(from: &DataType) -> Option<ValueType> {
+    let scalars = [
+        ValueType::Bool,
+        ValueType::Int32,
+        ValueType::Int64,
+        ValueType::Float32,
+        ValueType::Float64,
+        ValueType::String,
+        ValueType::Bytes,
+        ValueType::Date,
+        ValueType::Timestamp,
+    ];
+    let holds = |to: &ValueType| adaptation(from, to).is_ok();
+    let lists = scalars.iter().cloned().map(ValueType::list_of);
+    scalars.iter().cloned().chain(lists).find(holds)
+}
+
+/// How messages name an Arrow type: as definitions do, where they can.
+fn type_name(from: &DataType) -> String {
+    match from {
+        DataType::Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
+        other => match narrowest(other) {
+            Some(same) if arrow_type(&same) == *other => same.to_string(),
+            _ => other.to_string().to_lowercase(),
+        },
+    }
+}

@@ -1,0 +1,129 @@
+//! Delta tables, one per feature view: every value with its time.
+//!
+//! ```text
+//! sorted rows ──► replace::replace_range ──► views/NAME (Delta) ──► table::ViewTable ──► scan at a version
+//! ```
+//!
+//! A table's rows are what one run after another computed for ranges of event time. A run replaces its range in
+//! one commit, so a range done twice, or by two runs at once, holds what one undisturbed run would have written.
+//! What the rows stand for travels in the same commit, as Delta application transactions ([`TableState`]).
+//! Knows nothing of sources, of feature definitions beyond names, or of the online store.
+
+mod replace;
+mod table;
+mod vacuum;
+
+use std::collections::HashMap;
+
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use url::Url;
+
+use crate::definition::FeatureViewName;
+use crate::error::ErrorKind;
+
+pub use replace::{Replaced, Replacement};
+pub use table::{CommittedRange, TableState, ViewTable};
+
+/// The tables of a project, under one folder or object-store URL.
+#[derive(Debug, Clone)]
+pub struct OfflineStore {
+    root: Url,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfflineStoreError {
+    #[error("`{location}` is neither a folder nor an object-store URL that this build can open")]
+    Location { location: String, source: Box<DeltaTableError> },
+    #[error("table of feature view `{view}` cannot be {action}")]
+    Table { view: FeatureViewName, action: &'static str, source: Box<DeltaTableError> },
+    #[error("table of feature view `{view}` has been written by another run meanwhile")]
+    Conflict { view: FeatureViewName },
+    #[error("rows for the table of feature view `{view}` cannot be computed")]
+    Rows { view: FeatureViewName, source: Box<datafusion::error::DataFusionError> },
+}
+
+impl OfflineStoreError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            OfflineStoreError::Location { .. } => ErrorKind::Invalid,
+            OfflineStoreError::Conflict { .. } => ErrorKind::Conflict,
+            OfflineStoreError::Table { source, .. } => match source.as_ref() {
+                DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => ErrorKind::Unavailable,
+                _ => ErrorKind::Corrupt,
+            },
+            OfflineStoreError::Rows { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+impl OfflineStore {
+    /// `location` is an absolute folder or an object-store URL; nothing is created before the first write.
+    ///
+    /// # Errors
+    /// [`OfflineStoreError::Location`] for what cannot be a root of tables.
+    pub fn open(location: &str) -> Result<Self, OfflineStoreError> {
+        let mut root = table_root(location).map_err(|source| OfflineStoreError::Location {
+            location: location.to_owned(),
+            source: Box::new(source),
+        })?;
+        if !root.path().ends_with('/') {
+            root.set_path(&format!("{}/", root.path()));
+        }
+        Ok(OfflineStore { root })
+    }
+
+    /// Where the table of `view` stands.
+    pub fn view_url(&self, view: &FeatureViewName) -> Url {
+        self.root.join(&format!("views/{view}/")).expect("a valid name is a valid path segment")
+    }
+
+    /// The newest version of the view's table; None where no run has written one.
+    pub async fn view_table(&self, view: &FeatureViewName) -> Result<Option<ViewTable>, OfflineStoreError> {
+        self.load(view, None).await
+    }
+
+    /// The table of `view` as it was at `version`; None where the version cannot be read any more.
+    pub async fn view_table_at(
+        &self,
+        view: &FeatureViewName,
+        version: u64,
+    ) -> Result<Option<ViewTable>, OfflineStoreError> {
+        match self.load(view, Some(version)).await {
+            Err(OfflineStoreError::Table { .. }) => Ok(None),
+            loaded => loaded,
+        }
+    }
+
+    async fn load(&self, view: &FeatureViewName, version: Option<u64>) -> Result<Option<ViewTable>, OfflineStoreError> {
+        let failed = |source| OfflineStoreError::Table { view: view.clone(), action: "read", source: Box::new(source) };
+        let mut table = self.unloaded(view).map_err(failed)?;
+        let loaded = match version {
+            Some(version) => table.load_version(version).await,
+            None => table.load().await,
+        };
+        match loaded {
+            Ok(()) => ViewTable::new(view.clone(), table).await.map(Some).map_err(failed),
+            Err(error) if version.is_none() && is_missing(&error) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn unloaded(&self, view: &FeatureViewName) -> Result<DeltaTable, DeltaTableError> {
+        DeltaTableBuilder::from_url(self.view_url(view))?.with_storage_options(HashMap::new()).build()
+    }
+}
+
+/// A table (or folder of tables) from a path or URL; a path need not exist.
+fn table_root(location: &str) -> Result<Url, DeltaTableError> {
+    if location.contains("://") {
+        return Url::parse(location).map_err(|error| DeltaTableError::InvalidTableLocation(error.to_string()));
+    }
+    Url::from_directory_path(location)
+        .map_err(|()| DeltaTableError::InvalidTableLocation(format!("`{location}` is not an absolute path")))
+}
+
+fn is_missing(error: &DeltaTableError) -> bool {
+    matches!(error, DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_))
+        || matches!(error, DeltaTableError::ObjectStore { source: object_store::Error::NotFound { .. } })
+}

@@ -1,0 +1,132 @@
+//! Reading a view's table: its state, its rows at one version, what changed since another version.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::OfflineStoreError;
+use crate::definition::FeatureViewName;
+use crate::time::{EventTimestamp, TimeRange};
+
+/// What a table's rows stand for; committed with the rows as application transactions `asof.*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableState {
+    /// Id of the view in the registry; a table of another id is left over from a removed view.
+    pub view_id: Option<u32>,
+    /// Version of the view's data that the last run from the beginning computed.
+    pub data_version: u64,
+    /// Greatest end of the ranges that were materialized; None for static views.
+    pub materialized_until: Option<EventTimestamp>,
+    /// Whether rows say when they were written down, so that `as_known` concerns them.
+    pub has_created_timestamp: bool,
+}
+
+pub(super) const TRANSACTION_VIEW_ID: &str = "asof.view_id";
+pub(super) const TRANSACTION_DATA_VERSION: &str = "asof.data_version";
+pub(super) const TRANSACTION_MATERIALIZED_UNTIL: &str = "asof.materialized_until";
+pub(super) const TRANSACTION_HAS_CREATED: &str = "asof.has_created_timestamp";
+/// Key of the commit information that holds a [`CommittedRange`].
+pub(super) const COMMIT_INFO: &str = "asof";
+
+/// The range of event time that one commit replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedRange {
+    pub view_id: u32,
+    pub range: TimeRange,
+}
+
+/// One version of a view's table.
+#[derive(Debug, Clone)]
+pub struct ViewTable {
+    view: FeatureViewName,
+    pub(super) table: DeltaTable,
+    version: u64,
+    state: TableState,
+}
+
+impl ViewTable {
+    pub(super) async fn new(view: FeatureViewName, table: DeltaTable) -> Result<Self, DeltaTableError> {
+        let snapshot = table.snapshot()?;
+        let log_store = table.log_store();
+        let transaction = async |name: &str| snapshot.transaction_version(log_store.as_ref(), name).await;
+        let state = TableState {
+            view_id: transaction(TRANSACTION_VIEW_ID).await?.and_then(|id| u32::try_from(id).ok()),
+            data_version: transaction(TRANSACTION_DATA_VERSION).await?.map_or(0, i64::cast_unsigned),
+            materialized_until: transaction(TRANSACTION_MATERIALIZED_UNTIL).await?.map(EventTimestamp::from_micros),
+            has_created_timestamp: transaction(TRANSACTION_HAS_CREATED).await? == Some(1),
+        };
+        let version = snapshot.version();
+        Ok(ViewTable { view, table, version, state })
+    }
+
+    /// Version of the Delta table.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn state(&self) -> &TableState {
+        &self.state
+    }
+
+    /// Columns of the table: join keys, event and created timestamp, features.
+    pub fn schema(&self) -> Result<SchemaRef, OfflineStoreError> {
+        let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
+        Ok(snapshot.snapshot().arrow_schema())
+    }
+
+    /// The rows of this version, for queries of `context`.
+    pub async fn provider(&self, context: &SessionContext) -> Result<Arc<dyn TableProvider>, OfflineStoreError> {
+        let builder = self.table.table_provider().with_session(Arc::new(context.state()));
+        builder.await.map_err(|source| self.rows_failed(source))
+    }
+
+    /// The rows of some of this version's files.
+    pub(super) async fn provider_of(
+        &self,
+        context: &SessionContext,
+        paths: Vec<String>,
+    ) -> Result<Arc<dyn TableProvider>, OfflineStoreError> {
+        let builder = self.table.table_provider().with_session(Arc::new(context.state())).with_file_paths(paths);
+        builder.await.map_err(|source| self.rows_failed(source))
+    }
+
+    /// The range outside of which this version holds the same rows as `since` did: the hull of the ranges that the
+    /// commits between them replaced. None: unknown, since some of those commits cannot be read or are not ours.
+    pub async fn changed_since(&self, since: u64) -> Result<Option<TimeRange>, OfflineStoreError> {
+        let ranges = self.commits_since(since).await?;
+        let hull = ranges.and_then(|ranges| ranges.into_iter().map(|c| c.range).reduce(|a, b| a.hull(&b)));
+        Ok(hull)
+    }
+
+    /// The ranges that the commits after version `since` replaced; None where a commit does not tell.
+    pub(super) async fn commits_since(&self, since: u64) -> Result<Option<Vec<CommittedRange>>, OfflineStoreError> {
+        let Some(count) = self.version.checked_sub(since) else { return Ok(None) };
+        let infos: Vec<_> = self
+            .table
+            .history(Some(usize::try_from(count).unwrap_or(usize::MAX)))
+            .try_collect()
+            .await
+            .map_err(|source| self.failed("read", source))?;
+        if infos.len() as u64 != count {
+            return Ok(None);
+        }
+        let ranges = infos.into_iter().map(|info| {
+            info.info.get(COMMIT_INFO).and_then(|value| serde_json::from_value::<CommittedRange>(value.clone()).ok())
+        });
+        Ok(ranges.collect())
+    }
+
+    pub(super) fn failed(&self, action: &'static str, source: DeltaTableError) -> OfflineStoreError {
+        OfflineStoreError::Table { view: self.view.clone(), action, source: Box::new(source) }
+    }
+
+    pub(super) fn rows_failed(&self, source: DataFusionError) -> OfflineStoreError {
+        OfflineStoreError::Rows { view: self.view.clone(), source: Box::new(source) }
+    }
+}

@@ -1,0 +1,162 @@
+//! The online store in memory, for tests and examples.
+
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::error::OnlineStoreError;
+use super::key::{EncodedKeys, KeyOrder, ViewId, seek_key, split_version_key, view_of, view_range};
+use super::value::SchemaVersion;
+use super::{BulkSummary, BulkWriter, Entry, OnVersion, OnlineStore, Schemas, VersionRef, bare_fields, schema_version};
+use crate::definition::Field;
+use crate::time::EventTimestamp;
+
+/// Keeps everything, as long as it lives.
+#[derive(Debug, Default)]
+pub struct MemoryOnlineStore {
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    timeline: BTreeMap<Vec<u8>, Vec<u8>>,
+    schemas: BTreeMap<ViewId, Schemas>,
+    positions: BTreeMap<ViewId, u64>,
+}
+
+impl MemoryOnlineStore {
+    pub fn new() -> Self {
+        MemoryOnlineStore::default()
+    }
+
+    // Every change to the state is a single step, so a panic elsewhere leaves it whole.
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OnlineStore for MemoryOnlineStore {
+    fn read(&self, keys: &EncodedKeys, now: EventTimestamp, out: &mut OnVersion<'_>) -> Result<(), OnlineStoreError> {
+        let state = self.state();
+        let mut seek = Vec::new();
+        for (row, prefix) in keys.iter().enumerate() {
+            let Some(prefix) = prefix else {
+                out(row, None)?;
+                continue;
+            };
+            seek.clear();
+            seek_key(prefix, now, &mut seek);
+            let version = state.timeline.range(seek.clone()..).next().and_then(|(key, value)| {
+                let (found, event_timestamp, created_timestamp) = split_version_key(key)?;
+                (found == prefix).then_some(VersionRef { event_timestamp, created_timestamp, value })
+            });
+            out(row, version)?;
+        }
+        Ok(())
+    }
+
+    fn schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError> {
+        Ok(self.state().schemas.get(&view).cloned().unwrap_or_default())
+    }
+
+    fn register_schema(&self, view: ViewId, features: &[Field]) -> Result<SchemaVersion, OnlineStoreError> {
+        let mut state = self.state_mut();
+        let schemas = state.schemas.entry(view).or_default();
+        let (version, is_new) = schema_version(schemas, features);
+        if is_new {
+            schemas.insert(version, bare_fields(features));
+        }
+        Ok(version)
+    }
+
+    fn bulk_writer(&self, view: ViewId) -> Result<Box<dyn BulkWriter + '_>, OnlineStoreError> {
+        let order = KeyOrder::new(view)?;
+        Ok(Box::new(MemoryBulkWriter {
+            store: self,
+            view,
+            order,
+            changes: Vec::new(),
+            summary: BulkSummary::default(),
+        }))
+    }
+
+    fn position(&self, view: ViewId) -> Result<Option<u64>, OnlineStoreError> {
+        Ok(self.state().positions.get(&view).copied())
+    }
+
+    fn scan(
+        &self,
+        view: ViewId,
+    ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError> {
+        let (start, end) = view_range(view);
+        let state = self.state();
+        let entries = state.timeline.range(start.to_vec()..end.to_vec());
+        let entries: Vec<Entry> =
+            entries.map(|(key, value)| (key.as_slice().into(), value.as_slice().into())).collect();
+        Ok(Box::new(entries.into_iter().map(Ok)))
+    }
+
+    fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {
+        let mut state = self.state_mut();
+        state.timeline.retain(|key, _| view_of(key) != Some(view));
+        state.schemas.remove(&view);
+        state.positions.remove(&view);
+        Ok(())
+    }
+
+    fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError> {
+        let state = self.state();
+        let with_values = state.timeline.keys().filter_map(|key| view_of(key));
+        let mut views: Vec<ViewId> =
+            with_values.chain(state.schemas.keys().copied()).chain(state.positions.keys().copied()).collect();
+        views.sort_unstable();
+        views.dedup();
+        Ok(views)
+    }
+}
+
+struct MemoryBulkWriter<'a> {
+    store: &'a MemoryOnlineStore,
+    view: ViewId,
+    order: KeyOrder,
+    changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    summary: BulkSummary,
+}
+
+impl BulkWriter for MemoryBulkWriter<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), OnlineStoreError> {
+        self.order.check(key)?;
+        self.changes.push((key.to_vec(), Some(value.to_vec())));
+        self.summary.count_put(key, value);
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), OnlineStoreError> {
+        self.order.check(key)?;
+        self.changes.push((key.to_vec(), None));
+        self.summary.count_delete(key);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, position: u64) -> Result<BulkSummary, OnlineStoreError> {
+        let mut state = self.store.state_mut();
+        for (key, value) in self.changes {
+            match value {
+                Some(value) => state.timeline.insert(key, value),
+                None => state.timeline.remove(&key),
+            };
+        }
+        state.positions.insert(self.view, position);
+        Ok(self.summary)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::testing::online_store::online_store_conformance!(((), MemoryOnlineStore::new()));
+}

@@ -1,0 +1,157 @@
+//! The online store: for each (view, key) a timeline of row versions, read at an instant.
+//!
+//! ```text
+//!  materialization, streams                       retrieval
+//!        │ rows, any order of arrival                 │ keys, now
+//!        ▼                                            ▼
+//!  KeyEncoder + ValueEncoder ─► OnlineStore ─► newest version with event timestamp <= now ─► RowDecoder
+//! ```
+//!
+//! A timeline answers what a point-in-time join would: a row stamped in the future neither shows early nor hides
+//! the one that holds now, an old event never replaces a newer one, and a question about an earlier `now` gets the
+//! answer of that time. Views are numbers here ([`ViewId`]) and rows are bytes; names, TTLs and statuses are
+//! `retrieval`'s business. Stored bytes are described field by field in `docs/format/online_store.md`.
+
+mod error;
+mod key;
+mod memory;
+mod rocksdb;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
+pub use error::{DecodeError, EncodeError, OnlineStoreError};
+pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek_key, split_version_key, version_key};
+pub use memory::MemoryOnlineStore;
+pub use value::{RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
+
+use crate::definition::Field;
+use crate::time::EventTimestamp;
+
+/// The schemas of one view's stored values, oldest first.
+pub type Schemas = BTreeMap<SchemaVersion, Vec<Field>>;
+
+/// A version key and its value.
+pub type Entry = (Box<[u8]>, Box<[u8]>);
+
+/// One version of a row, borrowed from the store for the length of a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionRef<'a> {
+    pub event_timestamp: EventTimestamp,
+    pub created_timestamp: Option<EventTimestamp>,
+    /// For [`RowDecoder::append`].
+    pub value: &'a [u8],
+}
+
+/// Receives the answer to one key: its place among the keys asked for, and the version that holds.
+pub type OnVersion<'a> = dyn FnMut(usize, Option<VersionRef<'_>>) -> Result<(), OnlineStoreError> + 'a;
+
+/// Timelines of rows, by view and key.
+///
+/// # Contract
+/// - A version is identified by (view, key, event timestamp, created timestamp); putting it again replaces its value.
+/// - What a finished bulk write holds is visible at once, to reads that begin after it, and survives a crash of the
+///   machine; what an unfinished one was given never shows.
+/// - Views do not see each other. The number of a deleted view may be used again.
+/// - A store that was told to forget history may drop a version once a newer one of the same key is older than that
+///   history; reads at instants within the history are unaffected. Deleting the newer version later does not bring
+///   the dropped one back.
+pub trait OnlineStore: fmt::Debug + Send + Sync {
+    /// Calls `out` once for each key, in the order of `keys`, repeats included, with the version that has the
+    /// greatest (event timestamp, created timestamp) among those with `event timestamp <= now`; with None if there
+    /// is none or the key is null. All keys see the same state of the store.
+    ///
+    /// # Errors
+    /// Those of `out`, which end the read, and those of the store.
+    fn read(&self, keys: &EncodedKeys, now: EventTimestamp, out: &mut OnVersion<'_>) -> Result<(), OnlineStoreError>;
+
+    /// The schemas that stored values of the view may have; empty if it has none.
+    fn schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError>;
+
+    /// The version of a schema with these names and types in this order; a new one if there is none yet.
+    ///
+    /// It is durable when this returns, so that no value can outlive its schema.
+    fn register_schema(&self, view: ViewId, features: &[Field]) -> Result<SchemaVersion, OnlineStoreError>;
+
+    /// Begins a bulk write; any number may be under way at a time.
+    fn bulk_writer(&self, view: ViewId) -> Result<Box<dyn BulkWriter + '_>, OnlineStoreError>;
+
+    /// The version of the offline table that the view's values stand for: the last one a bulk write finished with.
+    fn position(&self, view: ViewId) -> Result<Option<u64>, OnlineStoreError>;
+
+    /// Every version of the view, in key order: keys ascend, and of one key the newest comes first.
+    fn scan(
+        &self,
+        view: ViewId,
+    ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError>;
+
+    /// Deletes the view's values, schemas and position, and nothing else. Cheap for huge views.
+    ///
+    /// Must not run together with a bulk write of the same view.
+    fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError>;
+
+    /// The views that have a schema, a position or values, in order.
+    fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError>;
+}
+
+/// Many changes to one view that become visible together. Dropped without [`finish`](BulkWriter::finish), it leaves nothing.
+///
+/// Keys are [version keys](version_key) and ascend strictly by their bytes, over puts and deletes together. That is:
+/// join keys ascending, then event timestamp **descending**, then created timestamp **descending** with none last.
+pub trait BulkWriter: Send {
+    /// # Errors
+    /// [`UnsortedKeys`](OnlineStoreError::UnsortedKeys) and [`ForeignKey`](OnlineStoreError::ForeignKey); the writer is
+    /// then good for nothing but to be dropped.
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), OnlineStoreError>;
+
+    /// Deletes one version, if it is there; the version before it holds again.
+    ///
+    /// # Errors
+    /// Those of [`put`](BulkWriter::put).
+    fn delete(&mut self, key: &[u8]) -> Result<(), OnlineStoreError>;
+
+    /// Makes all changes visible at once and durable, then records the position.
+    ///
+    /// A crash between the two leaves the old position: the same changes once more are harmless.
+    fn finish(self: Box<Self>, position: u64) -> Result<BulkSummary, OnlineStoreError>;
+}
+
+/// What a bulk write did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BulkSummary {
+    pub rows_put: u64,
+    pub rows_deleted: u64,
+    /// Keys and values as given, before compression.
+    pub bytes: u64,
+}
+
+impl BulkSummary {
+    fn count_put(&mut self, key: &[u8], value: &[u8]) {
+        self.rows_put += 1;
+        self.bytes += (key.len() + value.len()) as u64;
+    }
+
+    fn count_delete(&mut self, key: &[u8]) {
+        self.rows_deleted += 1;
+        self.bytes += key.len() as u64;
+    }
+}
+
+/// The schema version to give to `features`, and whether it is new.
+fn schema_version(schemas: &Schemas, features: &[Field]) -> (SchemaVersion, bool) {
+    let same = |stored: &[Field]| {
+        stored.len() == features.len()
+            && stored.iter().zip(features).all(|(a, b)| a.name == b.name && a.value_type == b.value_type)
+    };
+    match schemas.iter().rev().find(|(_, stored)| same(stored)) {
+        Some((version, _)) => (*version, false),
+        None => (SchemaVersion(schemas.last_key_value().map_or(1, |(last, _)| last.0 + 1)), true),
+    }
+}
+
+/// Features as schemas keep them: names and types, nothing that is for people.
+fn bare_fields(features: &[Field]) -> Vec<Field> {
+    features.iter().map(|field| Field { description: None, ..field.clone() }).collect()
+}

@@ -1,0 +1,101 @@
+//! Keys and values of the `meta` column family: what the store knows about itself and about each view.
+//!
+//! ```text
+//! 0x00                                                   format version (u32 BE)
+//! 0x01 | view (u32 BE)                                   position (u64 BE)
+//! 0x02 | view (u32 BE) | schema version (u32 BE)         JSON: [{"name": …, "type": …}, …]
+//! ```
+
+use crate::definition::Field;
+use crate::online_store::SchemaVersion;
+use crate::online_store::key::ViewId;
+
+/// Name of the column family.
+pub(super) const META: &str = "meta";
+
+/// Version of the stored bytes that this program reads and writes.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+const TAG_FORMAT_VERSION: u8 = 0x00;
+const TAG_POSITION: u8 = 0x01;
+const TAG_SCHEMA: u8 = 0x02;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MetaKey {
+    FormatVersion,
+    Position(ViewId),
+    Schema(ViewId, SchemaVersion),
+}
+
+impl MetaKey {
+    pub(super) fn encode(self) -> Vec<u8> {
+        match self {
+            MetaKey::FormatVersion => vec![TAG_FORMAT_VERSION],
+            MetaKey::Position(view) => [&[TAG_POSITION][..], &view.0.to_be_bytes()].concat(),
+            MetaKey::Schema(view, version) => {
+                [&[TAG_SCHEMA][..], &view.0.to_be_bytes(), &version.0.to_be_bytes()].concat()
+            }
+        }
+    }
+
+    pub(super) fn decode(key: &[u8]) -> Option<Self> {
+        let (tag, rest) = key.split_first()?;
+        let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+        match (*tag, rest.len()) {
+            (TAG_FORMAT_VERSION, 0) => Some(MetaKey::FormatVersion),
+            (TAG_POSITION, 4) => Some(MetaKey::Position(ViewId(number(rest)?))),
+            (TAG_SCHEMA, 8) => Some(MetaKey::Schema(ViewId(number(&rest[..4])?), SchemaVersion(number(&rest[4..])?))),
+            _ => None,
+        }
+    }
+
+    pub(super) fn view(self) -> Option<ViewId> {
+        match self {
+            MetaKey::FormatVersion => None,
+            MetaKey::Position(view) | MetaKey::Schema(view, _) => Some(view),
+        }
+    }
+
+    /// What every schema key of the view begins with.
+    pub(super) fn schemas_of(view: ViewId) -> Vec<u8> {
+        [&[TAG_SCHEMA][..], &view.0.to_be_bytes()].concat()
+    }
+}
+
+pub(super) fn encode_schema(features: &[Field]) -> Vec<u8> {
+    serde_json::to_vec(features).expect("fields are names and types, which JSON can write")
+}
+
+pub(super) fn decode_schema(value: &[u8]) -> Option<Vec<Field>> {
+    serde_json::from_slice(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_round_trip_and_nothing_else_is_one() {
+        for key in [
+            MetaKey::FormatVersion,
+            MetaKey::Position(ViewId(7)),
+            MetaKey::Schema(ViewId(u32::MAX), SchemaVersion(0x0102_0304)),
+        ] {
+            assert_eq!(MetaKey::decode(&key.encode()), Some(key));
+        }
+        for bytes in [&[][..], &[3], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
+            assert_eq!(MetaKey::decode(bytes), None, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn schemas_round_trip() {
+        let features = ["float64", "list<string>", "map<string, int64>"].map(|name| Field {
+            name: name.to_owned(),
+            value_type: name.parse().unwrap(),
+            description: None,
+        });
+        assert_eq!(decode_schema(&encode_schema(&features)).as_deref(), Some(&features[..]));
+        assert_eq!(decode_schema(b"{"), None);
+    }
+}

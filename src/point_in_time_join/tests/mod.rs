@@ -1,0 +1,5 @@
+mod fixture;
+mod oracle;
+mod random;
+mod refusals;
+mod tables;

@@ -1,0 +1,226 @@
+//! What both answers share: the request's columns checked and typed, and the answer's columns put together.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, Float64Type};
+
+use base64::Engine;
+
+use super::RetrievalError;
+use super::resolve::{OnDemandInput, Origin, ResolvedRequest};
+use crate::arrow_types::arrow_type;
+use crate::compile::adapt_array;
+use crate::definition::{Field, ValueType, nearest};
+use crate::point_in_time_join::{FeatureStatus, JoinedView, feature_statuses};
+use crate::time::EventTimestamp;
+
+/// The columns that a request sends, checked against what it asks for.
+#[derive(Debug, Clone)]
+pub struct RequestColumns {
+    /// As sent: they come back in the answer untouched.
+    pub sent: RecordBatch,
+    /// Join keys and request values by name, in their declared types.
+    typed: Vec<(String, ArrayRef)>,
+}
+
+/// One answered column, one value a row of the request.
+#[derive(Debug, Clone)]
+pub struct AnswerColumn {
+    pub name: String,
+    pub value_type: ValueType,
+    pub values: ArrayRef,
+    pub statuses: Vec<FeatureStatus>,
+    /// Null where there is none: static rows, computed features, keys that are not found.
+    pub event_timestamps: TimestampMicrosecondArray,
+}
+
+/// The features of every row of the request, in its order.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub columns: Vec<AnswerColumn>,
+    pub registry_version: u64,
+}
+
+impl RequestColumns {
+    /// # Errors
+    /// A missing column, one sent twice or named like an asked feature, one whose type does not fit.
+    pub fn new(resolved: &ResolvedRequest, sent: RecordBatch) -> Result<Self, RetrievalError> {
+        let schema = sent.schema();
+        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        for (position, name) in names.iter().enumerate() {
+            if names[..position].contains(name) {
+                return Err(RetrievalError::ColumnTwice { column: name.clone() });
+            }
+            if resolved.outputs.iter().any(|output| output.name == *name) {
+                return Err(RetrievalError::ColumnClash { column: name.clone() });
+            }
+        }
+        let column = |field: &Field, role: &'static str| match names.iter().position(|name| *name == field.name) {
+            Some(position) => Ok(sent.column(position)),
+            None => Err(RetrievalError::MissingColumn {
+                column: field.name.clone(),
+                role,
+                nearest: nearest(&field.name, names.iter().map(String::as_str)).map(str::to_owned),
+                sent: names.clone(),
+            }),
+        };
+        let mut typed = Vec::new();
+        for field in &resolved.join_keys {
+            typed.push((field.name.clone(), key_array(column(field, "join key")?, field)?));
+        }
+        for field in &resolved.request_values {
+            if resolved.join_keys.iter().all(|key| key.name != field.name) {
+                typed.push((field.name.clone(), value_array(column(field, "request value")?, field)?));
+            }
+        }
+        Ok(RequestColumns { sent, typed })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.sent.num_rows()
+    }
+
+    /// A join key or request value that the request was resolved to need.
+    pub fn typed(&self, name: &str) -> &ArrayRef {
+        let found = self.typed.iter().find(|(known, _)| known == name);
+        &found.expect("every column that the resolved request needs was typed").1
+    }
+}
+
+/// A column of keys in its declared type; a number that the type cannot hold is an unknown key: null.
+///
+/// # Errors
+/// [`RetrievalError::ColumnType`].
+pub fn key_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalError> {
+    if let Some(texts) = array.as_string_opt::<i32>().filter(|_| field.value_type != ValueType::String) {
+        return parse_texts(texts, field);
+    }
+    let is_integer = matches!(field.value_type, ValueType::Int32 | ValueType::Int64);
+    if is_integer && (array.data_type().is_integer() || array.data_type() == &DataType::Float64) {
+        check_whole(array, field)?;
+        return Ok(cast_with_options(array, &arrow_type(&field.value_type), &CastOptions::default())?);
+    }
+    adapt_array(array, &field.value_type).map_err(|mismatch| column_type(field, mismatch.found, String::new()))
+}
+
+/// A column of request values in its declared type; numbers may change type where every value stays the same.
+fn value_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalError> {
+    if let Some(texts) = array.as_string_opt::<i32>().filter(|_| field.value_type.is_scalar()) {
+        return if field.value_type == ValueType::String { Ok(array.clone()) } else { parse_texts(texts, field) };
+    }
+    let mismatch = match adapt_array(array, &field.value_type) {
+        Ok(adapted) => return Ok(adapted),
+        Err(mismatch) => mismatch,
+    };
+    let target = arrow_type(&field.value_type);
+    if is_numeric(array.data_type()) && is_numeric(&target) {
+        let checked = CastOptions { safe: false, ..CastOptions::default() };
+        if let Ok(cast) = cast_with_options(array, &target, &checked)
+            && let Ok(back) = cast_with_options(&cast, array.data_type(), &checked)
+            && back.as_ref() == array.as_ref()
+        {
+            return Ok(cast);
+        }
+    }
+    Err(column_type(field, mismatch.found, "; send values that it can hold".to_owned()))
+}
+
+/// Numbers and lists of numbers.
+fn is_numeric(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) => item.data_type().is_numeric(),
+        scalar => scalar.is_numeric(),
+    }
+}
+
+/// Texts read as what is needed, as JSON and command lines send instants, dates and bytes (in base64).
+fn parse_texts(texts: &StringArray, field: &Field) -> Result<ArrayRef, RetrievalError> {
+    let wrong = |row: usize| {
+        let remedy = format!("; row {row} holds `{}`, which cannot be read as one", texts.value(row));
+        column_type(field, "string".to_owned(), remedy)
+    };
+    let parsed: ArrayRef = match field.value_type {
+        ValueType::Timestamp => {
+            let instants = texts.iter().map(|text| EventTimestamp::parse(text?).ok().map(EventTimestamp::micros));
+            Arc::new(TimestampMicrosecondArray::from_iter(instants).with_timezone("UTC"))
+        }
+        ValueType::Bytes => {
+            let decode = |text: Option<&str>| base64::engine::general_purpose::STANDARD.decode(text?).ok();
+            Arc::new(texts.iter().map(decode).collect::<BinaryArray>())
+        }
+        _ => cast_with_options(texts, &arrow_type(&field.value_type), &CastOptions::default())?,
+    };
+    match (0..texts.len()).find(|row| texts.is_valid(*row) && parsed.is_null(*row)) {
+        Some(row) => Err(wrong(row)),
+        None => Ok(parsed),
+    }
+}
+
+/// Keys that arrive as floats, as pandas makes of integers beside nulls, have to be whole and exact.
+fn check_whole(array: &ArrayRef, field: &Field) -> Result<(), RetrievalError> {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    let Some(floats) = array.as_primitive_opt::<Float64Type>() else { return Ok(()) };
+    let inexact = |value: Option<f64>| value.is_some_and(|v| v.fract() != 0.0 || v.abs() > EXACT_MAX || !v.is_finite());
+    match floats.iter().position(inexact) {
+        None => Ok(()),
+        Some(row) => {
+            let remedy = format!("; row {row} holds {}, which is no exact whole number", floats.value(row));
+            Err(column_type(field, "float64".to_owned(), remedy))
+        }
+    }
+}
+
+fn column_type(field: &Field, found: String, remedy: String) -> RetrievalError {
+    RetrievalError::ColumnType { column: field.name.clone(), found, wanted: field.value_type.clone(), remedy }
+}
+
+/// Puts the answer's columns together, in the order asked; evaluates on-demand features.
+///
+/// # Shapes
+/// `joined`: one a view of `resolved`, each with its features and as many rows as the request.
+pub(super) fn assemble(
+    resolved: &ResolvedRequest,
+    joined: &[JoinedView],
+    request: &RequestColumns,
+) -> Result<Vec<AnswerColumn>, RetrievalError> {
+    let rows = request.rows();
+    let mut computed = Vec::with_capacity(resolved.on_demand.len());
+    for on_demand in &resolved.on_demand {
+        let input = |input: &OnDemandInput| match input {
+            OnDemandInput::Request(name) => request.typed(name).clone(),
+            OnDemandInput::Feature { view, feature } => joined[*view].features[*feature].clone(),
+        };
+        computed.push(on_demand.plan.evaluate(on_demand.inputs.iter().map(input).collect(), rows)?);
+    }
+    let column = |output: &super::OutputColumn| {
+        let (values, statuses, event_timestamps) = match output.origin {
+            Origin::View { view, feature } => (
+                joined[view].features[feature].clone(),
+                feature_statuses(&joined[view], feature),
+                joined[view].event_timestamps.clone(),
+            ),
+            Origin::OnDemand { on_demand, output } => {
+                let values = computed[on_demand][output].clone();
+                let statuses = computed_statuses(&values);
+                (values, statuses, no_instants(rows))
+            }
+        };
+        let value_type = output.field.value_type.clone();
+        AnswerColumn { name: output.name.clone(), value_type, values, statuses, event_timestamps }
+    };
+    Ok(resolved.outputs.iter().map(column).collect())
+}
+
+fn computed_statuses(values: &ArrayRef) -> Vec<FeatureStatus> {
+    let nulls = values.logical_nulls();
+    let is_null = |row: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+    (0..values.len()).map(|row| if is_null(row) { FeatureStatus::NullValue } else { FeatureStatus::Present }).collect()
+}
+
+fn no_instants(rows: usize) -> TimestampMicrosecondArray {
+    Int64Array::new_null(rows).reinterpret_cast::<arrow::datatypes::TimestampMicrosecondType>().with_timezone("UTC")
+}

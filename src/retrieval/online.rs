@@ -1,0 +1,113 @@
+//! The online answer: each key's row that holds now, out of the online store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder};
+
+use super::RetrievalError;
+use super::answer::{Answer, RequestColumns, assemble};
+use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
+use crate::definition::ValueType;
+use crate::online_store::{KeyEncoder, OnlineStore, RowDecoder, ViewId};
+use crate::point_in_time_join::{JoinedView, RowStatus};
+use crate::registry::ViewState;
+use crate::time::{Clock, EventTimestamp};
+
+/// Answers online requests from one store.
+#[derive(Debug, Clone)]
+pub struct OnlineRetrieval {
+    pub store: Arc<dyn OnlineStore>,
+    pub clock: Arc<dyn Clock>,
+    /// How far back the store keeps superseded rows; None: all of them.
+    pub history: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+pub struct OnlineRequest {
+    pub selection: FeatureSelection,
+    pub full_feature_names: bool,
+    /// Join keys, request values, and columns that are only carried along.
+    pub columns: RecordBatch,
+    /// Stands in for the clock.
+    pub now: Option<EventTimestamp>,
+}
+
+impl OnlineRetrieval {
+    /// One column a feature, one row a row of the request: what a point-in-time join at `now` would answer.
+    ///
+    /// # Errors
+    /// A request that does not resolve or whose columns do not fit; a store that cannot be read.
+    pub fn get(&self, catalog: &Catalog, request: &OnlineRequest) -> Result<Answer, RetrievalError> {
+        let resolved = catalog.resolve(&request.selection, request.full_feature_names)?;
+        let columns = RequestColumns::new(&resolved, request.columns.clone())?;
+        self.answer(catalog, &resolved, &columns, request.now)
+    }
+
+    /// As [`Self::get`], for a request that is already resolved.
+    pub fn answer(
+        &self,
+        catalog: &Catalog,
+        resolved: &ResolvedRequest,
+        columns: &RequestColumns,
+        now: Option<EventTimestamp>,
+    ) -> Result<Answer, RetrievalError> {
+        let now = self.instant(now)?;
+        let mut joined = Vec::with_capacity(resolved.views.len());
+        for view in &resolved.views {
+            let state = catalog.registry.views.get(&view.view.name);
+            joined.push(self.read_view(view, state, columns, now)?);
+        }
+        let columns = assemble(resolved, &joined, columns)?;
+        Ok(Answer { columns, registry_version: catalog.registry.version })
+    }
+
+    fn instant(&self, asked: Option<EventTimestamp>) -> Result<EventTimestamp, RetrievalError> {
+        let clock = self.clock.now();
+        let Some(now) = asked else { return Ok(clock) };
+        match self.history.map(|history| clock.saturating_sub(history)) {
+            Some(from) if now < from => Err(RetrievalError::BeforeHistory { now, from }),
+            _ => Ok(now),
+        }
+    }
+
+    fn read_view(
+        &self,
+        resolved: &ResolvedView,
+        state: Option<&ViewState>,
+        columns: &RequestColumns,
+        now: EventTimestamp,
+    ) -> Result<JoinedView, RetrievalError> {
+        let rows = columns.rows();
+        let id = ViewId(state.map_or(0, |state| state.id));
+        let types: Vec<ValueType> = resolved.join_keys.iter().map(|(key, _)| key.value_type.clone()).collect();
+        let keys: Vec<ArrayRef> = resolved.join_keys.iter().map(|(_, column)| columns.typed(column).clone()).collect();
+        let encoder = KeyEncoder::new(id, &types).map_err(crate::online_store::OnlineStoreError::from)?;
+        let keys = encoder.encode(&keys, rows).map_err(crate::online_store::OnlineStoreError::from)?;
+
+        let mut decoder = RowDecoder::new(&self.store.schemas(id)?, &resolved.features);
+        let mut statuses = Vec::with_capacity(rows);
+        let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC");
+        let oldest = resolved.view.ttl.map(|ttl| now.saturating_sub(ttl));
+        self.store.read(&keys, now, &mut |_, version| {
+            let Some(version) = version else {
+                decoder.append_null_row();
+                statuses.push(RowStatus::NotFound);
+                event_timestamps.append_null();
+                return Ok(());
+            };
+            let event_timestamp = version.event_timestamp;
+            let is_always = event_timestamp == EventTimestamp::ALWAYS;
+            if !is_always && oldest.is_some_and(|oldest| event_timestamp < oldest) {
+                decoder.append_null_row();
+                statuses.push(RowStatus::OutsideMaxAge);
+            } else {
+                decoder.append(version.value)?;
+                statuses.push(RowStatus::Found);
+            }
+            event_timestamps.append_option((!is_always).then_some(event_timestamp.micros()));
+            Ok(())
+        })?;
+        Ok(JoinedView { features: decoder.finish(), statuses, event_timestamps: event_timestamps.finish() })
+    }
+}

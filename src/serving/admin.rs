@@ -1,0 +1,39 @@
+//! What commands ask of a running server.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::pb;
+use super::pb::admin_server::Admin;
+use super::state::ServerState;
+use super::status::to_status;
+use crate::materialization::SyncedView;
+
+/// The `asof.v1.Admin` service.
+#[derive(Debug, Clone)]
+pub struct AdminService {
+    pub(super) state: Arc<ServerState>,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn sync_online_store(
+        &self,
+        request: Request<pb::SyncOnlineStoreRequest>,
+    ) -> Result<Response<pb::SyncOnlineStoreResponse>, Status> {
+        let views = request.into_inner().views;
+        let state = Arc::clone(&self.state);
+        // The command that asks has just applied or materialized: it may know of a version that we do not.
+        super::follow::follow_once(&state).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let work = self.state.workers.spawn(async move { state.sync_online_store(&views).await });
+        let synced = work.await.map_err(|error| Status::internal(error.to_string()))?;
+        let synced = synced.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Response::new(pb::SyncOnlineStoreResponse { views: synced.into_iter().map(to_wire).collect() }))
+    }
+}
+
+fn to_wire(synced: SyncedView) -> pb::SyncedView {
+    let SyncedView { view, table_version, rows_put, rows_deleted } = synced;
+    pb::SyncedView { name: view.as_str().to_owned(), table_version, rows_put, rows_deleted }
+}

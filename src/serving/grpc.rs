@@ -1,0 +1,339 @@
+//! The `asof.v1.FeatureStore` service.
+
+use std::collections::VecDeque;
+use std::io::Cursor;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Field, Schema};
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::columns::{decode_column, encode_answer, encode_column};
+use super::pb::feature_store_server::FeatureStore;
+use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
+use super::state::ServerState;
+use super::status::to_status;
+use crate::retrieval::{Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineRequest};
+use crate::time::{EventTimestamp, TimeRange};
+
+/// Rows of one message of a batch answer.
+const CHUNK_ROWS: usize = 16 * 1024;
+/// Bytes of one message of a batch answer, well below the limit that clients have by default.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Up to here a request is answered on the thread that received it: handing it over would take longer.
+const INLINE_ROWS_MAX: usize = 256;
+
+#[derive(Debug, Clone)]
+pub struct FeatureStoreService {
+    pub(super) state: Arc<ServerState>,
+}
+
+impl FeatureStoreService {
+    fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+        self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
+    }
+
+    /// Answers an online request; used by the HTTP gateway too.
+    pub(super) async fn online(
+        &self,
+        request: OnlineRequest,
+        event_timestamps: bool,
+    ) -> Result<pb::GetOnlineFeaturesResponse, Status> {
+        if request.now.is_some() && !self.state.allow_request_time {
+            let message = "`now` is refused: the server was not started with --allow-request-time";
+            return Err(Status::invalid_argument(message));
+        }
+        let limit = self.state.settings.server.limits.request_rows;
+        let rows = request.columns.num_rows();
+        if rows > limit {
+            let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
+            return Err(Status::resource_exhausted(message));
+        }
+        let catalog = self.catalog()?;
+        let state = Arc::clone(&self.state);
+        let answer = move || {
+            let answer = state.online.get(&catalog, &request).map_err(|error| to_status(error.kind(), &error))?;
+            Ok(encode_answer_columns(&request.columns, &answer, event_timestamps))
+        };
+        if rows <= INLINE_ROWS_MAX {
+            return answer();
+        }
+        tokio::task::spawn_blocking(answer).await.map_err(|error| Status::internal(error.to_string()))?
+    }
+}
+
+/// The wire form of an online answer: the columns as sent, then the features.
+pub fn encode_answer_columns(
+    sent: &RecordBatch,
+    answer: &Answer,
+    event_timestamps: bool,
+) -> pb::GetOnlineFeaturesResponse {
+    let schema = sent.schema();
+    let sent = schema.fields().iter().zip(sent.columns()).map(|(field, array)| encode_column(field.name(), array));
+    let features = answer.columns.iter().map(|column| encode_answer(column, event_timestamps));
+    pb::GetOnlineFeaturesResponse { columns: sent.chain(features).collect(), registry_version: answer.registry_version }
+}
+
+/// # Errors
+/// INVALID_ARGUMENT unless exactly one of a service and references is named.
+fn selection(features: Option<pb::FeatureSelection>) -> Result<FeatureSelection, Status> {
+    let features = features.unwrap_or_default();
+    match (features.feature_service.is_empty(), features.features.is_empty()) {
+        (false, true) => Ok(FeatureSelection::Service(features.feature_service)),
+        (true, false) => Ok(FeatureSelection::References(features.features)),
+        (true, true) => Err(Status::invalid_argument("no features are asked for; set `feature_service` or `features`")),
+        (false, false) => {
+            Err(Status::invalid_argument("`feature_service` and `features` are both set; set one of them"))
+        }
+    }
+}
+
+/// One batch out of columns that have to be of one length.
+pub(super) fn request_batch(columns: Vec<(String, ArrayRef)>) -> Result<RecordBatch, Status> {
+    if let Some((first, array)) = columns.first()
+        && let Some((other, other_array)) = columns.iter().find(|(_, other)| other.len() != array.len())
+    {
+        return Err(Status::invalid_argument(format!(
+            "column `{other}` has {} rows and column `{first}` has {}; send columns of one length",
+            other_array.len(),
+            array.len()
+        )));
+    }
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(name, array.data_type().clone(), true)).collect();
+    // A request without columns asks for features without a key: one row.
+    let rows = columns.first().map_or(1, |(_, array)| array.len());
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
+        .map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+type ResponseStream = Pin<Box<dyn Stream<Item = Result<pb::GetBatchFeaturesResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FeatureStore for FeatureStoreService {
+    type GetBatchFeaturesStream = ResponseStream;
+
+    async fn get_online_features(
+        &self,
+        request: Request<pb::GetOnlineFeaturesRequest>,
+    ) -> Result<Response<pb::GetOnlineFeaturesResponse>, Status> {
+        let request = request.into_inner();
+        let mut columns = Vec::with_capacity(request.entities.len() + request.request.len());
+        for column in request.entities.iter().chain(&request.request) {
+            let array = decode_column(column).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            columns.push((column.name.clone(), array));
+        }
+        let online = OnlineRequest {
+            selection: selection(request.features)?,
+            full_feature_names: request.full_feature_names,
+            columns: request_batch(columns)?,
+            now: request.now.map(EventTimestamp::from_micros),
+        };
+        Ok(Response::new(self.online(online, request.event_timestamps).await?))
+    }
+
+    async fn get_batch_features(
+        &self,
+        request: Request<Streaming<pb::GetBatchFeaturesRequest>>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let request = read_batch_request(request.into_inner()).await?;
+        let catalog = self.catalog()?;
+        let state = Arc::clone(&self.state);
+        let work = AbortOnDrop(self.state.workers.spawn(async move {
+            state.batch.get(&catalog, &request).await.map_err(|error| to_status(error.kind(), &error))
+        }));
+        let answer = work.await?;
+        Ok(Response::new(Box::pin(futures::stream::iter(AnswerMessages::new(answer)?))))
+    }
+
+    async fn list_definitions(
+        &self,
+        request: Request<pb::ListDefinitionsRequest>,
+    ) -> Result<Response<pb::ListDefinitionsResponse>, Status> {
+        let catalog = self.catalog()?;
+        let kind = request.into_inner().kind;
+        let all = crate::definition::listed(catalog.definitions());
+        if !kind.is_empty() && !crate::definition::KINDS.contains(&kind.as_str()) {
+            let kinds = crate::definition::KINDS.join(", ");
+            return Err(Status::invalid_argument(format!("there is no kind `{kind}`; the kinds are {kinds}")));
+        }
+        let chosen = all.into_iter().filter(|definition| kind.is_empty() || definition.kind == kind);
+        let definitions = chosen.map(|definition| pb::Definition {
+            kind: definition.kind.to_owned(),
+            name: definition.name,
+            description: definition.description.unwrap_or_default(),
+            json: definition.document.to_string(),
+        });
+        Ok(Response::new(pb::ListDefinitionsResponse {
+            registry_version: catalog.registry.version,
+            definitions: definitions.collect(),
+        }))
+    }
+
+    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::GetStatusResponse>, Status> {
+        let catalog = self.state.catalog();
+        let mut views = Vec::new();
+        for view in catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views) {
+            let id = catalog.as_ref().and_then(|catalog| catalog.registry.views.get(&view.name)).map(|state| state.id);
+            let table = self.state.offline_store.view_table(&view.name).await;
+            let table = table.map_err(|error| to_status(error.kind(), &error))?;
+            let table = table.filter(|table| table.state().view_id == id);
+            let position = self.state.online.store.position(crate::online_store::ViewId(id.unwrap_or(0)));
+            let until = table.as_ref().and_then(|table| table.state().materialized_until);
+            views.push(pb::ViewStatus {
+                name: view.name.as_str().to_owned(),
+                table_version: table.as_ref().map(|table| table.version()),
+                materialized_until: until.map(EventTimestamp::micros),
+                online_table_version: position.map_err(|error| to_status(error.kind(), &error))?,
+            });
+        }
+        Ok(Response::new(pb::GetStatusResponse {
+            project: self.state.settings.project.clone(),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            registry_version: catalog.map_or(0, |catalog| catalog.registry.version),
+            views,
+        }))
+    }
+}
+
+/// Work that stops when nobody waits for it any more.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<Result<T, Status>>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|done| done.unwrap_or_else(|error| Err(Status::internal(error.to_string()))))
+    }
+}
+
+async fn read_batch_request(mut messages: Streaming<pb::GetBatchFeaturesRequest>) -> Result<BatchRequest, Status> {
+    let first = messages.message().await?.and_then(|message| message.part);
+    let Some(get_batch_features_request::Part::Header(header)) = first else {
+        return Err(Status::invalid_argument("the first message has to be the header"));
+    };
+    let mut spine = BytesMut::new();
+    while let Some(message) = messages.message().await? {
+        match message.part {
+            Some(get_batch_features_request::Part::Spine(piece)) => spine.extend_from_slice(&piece),
+            _ => return Err(Status::invalid_argument("the messages after the header carry pieces of the spine")),
+        }
+    }
+    let times = match header.times {
+        Some(Times::Spine(pb::Spine { timestamp_column })) => read_spine(spine.freeze(), timestamp_column)?,
+        Some(Times::Range(pb::TimeRange { start, end })) => {
+            let [start, end] = [start, end].map(|micros| Some(EventTimestamp::from_micros(micros)));
+            let range = TimeRange::new(start, end).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            AskedTimes::Range(range)
+        }
+        Some(Times::AsOf(micros)) => AskedTimes::AsOf(EventTimestamp::from_micros(micros)),
+        None => return Err(Status::invalid_argument("no times are asked about; set `spine`, `range` or `as_of`")),
+    };
+    Ok(BatchRequest {
+        selection: selection(header.features)?,
+        full_feature_names: header.full_feature_names,
+        with_statuses: header.statuses,
+        as_known: header.as_known,
+        from_source: header.from_source,
+        times,
+    })
+}
+
+fn read_spine(spine: Bytes, timestamp_column: String) -> Result<AskedTimes, Status> {
+    let invalid = |error: arrow::error::ArrowError| {
+        Status::invalid_argument(format!("the spine cannot be read as an Arrow IPC stream: {error}"))
+    };
+    let reader = StreamReader::try_new(Cursor::new(spine), None).map_err(invalid)?;
+    let schema = reader.schema();
+    let rows = reader.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+    let timestamp_column = (!timestamp_column.is_empty()).then_some(timestamp_column);
+    Ok(AskedTimes::Spine { schema, rows, timestamp_column })
+}
+
+/// The messages of a batch answer: its metadata, then Arrow IPC in pieces, encoded as they are sent.
+struct AnswerMessages {
+    rows: RecordBatch,
+    next_row: usize,
+    writer: Option<StreamWriter<Vec<u8>>>,
+    ready: VecDeque<Part>,
+}
+
+impl AnswerMessages {
+    fn new(answer: BatchAnswer) -> Result<Self, Status> {
+        let BatchAnswer { rows, registry_version, tables, warnings } = answer;
+        let tables = tables
+            .into_iter()
+            .map(|table| pb::TableVersion { view: table.view.as_str().to_owned(), version: table.version })
+            .collect();
+        let metadata = pb::BatchMetadata { registry_version, tables, warnings };
+        let writer = StreamWriter::try_new(Vec::new(), &rows.schema()).map_err(internal)?;
+        Ok(AnswerMessages {
+            rows,
+            next_row: 0,
+            writer: Some(writer),
+            ready: VecDeque::from([Part::Metadata(metadata)]),
+        })
+    }
+
+    /// Encodes the next rows; false after the last.
+    fn encode_more(&mut self) -> Result<bool, Status> {
+        let Some(mut writer) = self.writer.take() else { return Ok(false) };
+        let left = self.rows.num_rows() - self.next_row;
+        if left == 0 {
+            let bytes = writer.into_inner().map_err(internal)?;
+            self.queue(bytes);
+            return Ok(true);
+        }
+        let rows = left.min(CHUNK_ROWS);
+        writer.write(&self.rows.slice(self.next_row, rows)).map_err(internal)?;
+        self.next_row += rows;
+        let bytes = std::mem::take(writer.get_mut());
+        self.queue(bytes);
+        self.writer = Some(writer);
+        Ok(true)
+    }
+
+    fn queue(&mut self, bytes: Vec<u8>) {
+        let mut bytes = Bytes::from(bytes);
+        while !bytes.is_empty() {
+            self.ready.push_back(Part::ArrowIpc(bytes.split_to(bytes.len().min(CHUNK_BYTES))));
+        }
+    }
+}
+
+impl Iterator for AnswerMessages {
+    type Item = Result<pb::GetBatchFeaturesResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.ready.is_empty() {
+            match self.encode_more() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(status) => {
+                    self.writer = None;
+                    return Some(Err(status));
+                }
+            }
+        }
+        self.ready.pop_front().map(|part| Ok(pb::GetBatchFeaturesResponse { part: Some(part) }))
+    }
+}
+
+fn internal(error: arrow::error::ArrowError) -> Status {
+    Status::internal(error.to_string())
+}

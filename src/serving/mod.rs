@@ -1,0 +1,34 @@
+//! The server: gRPC services and the HTTP gateway; wire types stop here.
+//!
+//! ```text
+//! gRPC (grpc.rs, admin.rs) ─┐                       ┌─► retrieval::online ─► online store
+//!                           ├─► state.rs: catalog ──┤
+//! HTTP (http.rs)  ──────────┘    of the registry    └─► retrieval::batch (on its own threads)
+//!                                     ▲
+//!                            follow.rs: newer versions, removed views
+//! ```
+//!
+//! Holds no feature logic: it checks a request, calls one function, and turns the answer into wire types.
+
+pub mod admin;
+pub mod columns;
+mod follow;
+mod grpc;
+mod http;
+pub mod json;
+mod server;
+mod state;
+pub mod status;
+
+/// The messages and services of `proto/asof/v1`.
+pub mod pb {
+    #![allow(clippy::all, missing_docs, reason = "generated from proto/asof/v1")]
+    tonic::include_proto!("asof.v1");
+
+    /// For reflection.
+    pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/asof_descriptor.bin"));
+}
+
+pub use grpc::encode_answer_columns;
+pub use server::{ServeError, Server, ServerOptions};
+pub use state::ServerState;

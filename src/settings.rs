@@ -1,0 +1,129 @@
+//! `asof.yaml`: what a project may tune, read into plain values with the embedded defaults.
+
+mod interpolate;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::diagnostics::{Diagnostics, Reporter};
+
+/// The configuration of a project; paths and URLs are as written, see [`resolve`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    pub project: String,
+    /// Folder or object-store URL.
+    pub registry: String,
+    /// Folder or object-store URL.
+    pub offline_store: String,
+    pub online_store: OnlineStoreSettings,
+    pub engine: EngineSettings,
+    pub server: ServerSettings,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnlineStoreSettings {
+    Rocksdb {
+        path: String,
+        /// How long values stay readable after a newer one came; None: for ever.
+        history: Option<Duration>,
+    },
+}
+
+/// Where batch jobs run: in this process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineSettings {
+    /// Bytes that a job may hold before it spills to disk; None: the engine's own choice.
+    pub memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSettings {
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub limits: Limits,
+}
+
+/// What one request, and all of them together, may ask of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub request_rows: usize,
+    pub request_bytes: usize,
+    /// Requests that are worked on at once.
+    pub in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { request_rows: 10_000, request_bytes: 16 << 20, in_flight: 1024 }
+    }
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        ServerSettings { grpc: loopback(6566), http: loopback(6567), limits: Limits::default() }
+    }
+}
+
+impl Default for OnlineStoreSettings {
+    fn default() -> Self {
+        OnlineStoreSettings::Rocksdb { path: ONLINE_PATH.to_owned(), history: None }
+    }
+}
+
+const REGISTRY_PATH: &str = "state/registry";
+const OFFLINE_PATH: &str = "state/offline";
+const ONLINE_PATH: &str = "state/online";
+
+impl Settings {
+    /// The settings of a file that says nothing but the project's name.
+    pub fn of_project(project: &str) -> Self {
+        Settings {
+            project: project.to_owned(),
+            registry: REGISTRY_PATH.to_owned(),
+            offline_store: OFFLINE_PATH.to_owned(),
+            online_store: OnlineStoreSettings::default(),
+            engine: EngineSettings::default(),
+            server: ServerSettings::default(),
+        }
+    }
+
+    /// Parses the text of an `asof.yaml`; `path` is for messages.
+    ///
+    /// In values, `${NAME}` stands for the variable of that name in `environment`, and `${NAME:-default}` for the
+    /// default where it is unset or empty. `$${` stands for `${`; any other `$` for itself.
+    ///
+    /// # Errors
+    /// All that is wrong, with positions.
+    pub fn parse(
+        text: &str,
+        path: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Settings, Diagnostics> {
+        let mut reporter = Reporter::default();
+        let file = reporter.add_file(path, text);
+        let settings = raw::parse_settings(file, environment, &mut reporter);
+        reporter.finish()?;
+        Ok(settings.expect("what cannot be read is reported"))
+    }
+}
+
+/// Where a location of the settings or of a source is: relative paths are relative to the project's folder; URLs
+/// (`scheme://…`) and absolute paths stay as they are.
+pub fn resolve(base: &Path, location: &str) -> String {
+    let scheme = location.split_once("://").map(|(scheme, _)| scheme);
+    let is_scheme = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+    };
+    if scheme.is_some_and(is_scheme) {
+        return location.to_owned();
+    }
+    base.join(location).to_string_lossy().into_owned()
+}

@@ -1,0 +1,3 @@
+//! Fixtures and conformance suites, for tests only.
+
+pub mod online_store;

@@ -1,0 +1,8 @@
+//! Tests across modules and of the command, one module a boundary. One binary, since each would link everything.
+
+mod agreement;
+mod command;
+mod crash;
+mod refusals;
+mod server;
+mod support;

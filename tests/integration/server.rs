@@ -1,0 +1,227 @@
+//! A running server: over gRPC and HTTP, following the registry, next to commands.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use asof::serving::pb;
+use asof::serving::pb::feature_store_client::FeatureStoreClient;
+use serde_json::{Value, json};
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::support::{asof, flights_project, run, run_json};
+
+/// A server on free ports of the loopback; killed when dropped.
+pub struct TestServer {
+    process: Child,
+    pub grpc: String,
+    pub http: String,
+}
+
+impl TestServer {
+    pub fn start(folder: &Path, flags: &[&str]) -> Self {
+        let arguments = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json"];
+        let mut process = asof(folder).args(arguments).args(flags).stdout(Stdio::piped()).spawn().unwrap();
+        let mut text = String::new();
+        for line in BufReader::new(process.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            text.push_str(&line);
+            if line == "}" {
+                break;
+            }
+        }
+        let address: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let text = |name: &str| address[name].as_str().unwrap().to_owned();
+        TestServer { grpc: text("grpc"), http: text("http"), process }
+    }
+
+    pub async fn client(&self) -> FeatureStoreClient<Channel> {
+        FeatureStoreClient::connect(format!("http://{}", self.grpc)).await.unwrap()
+    }
+
+    /// Status and body of a request.
+    pub fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    pub fn post(&self, body: &Value) -> (u16, Value) {
+        let (status, body) = self.http("POST", "/v1/get-online-features", &body.to_string());
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}")))
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn online(features: &[&str], key: &str, values: &[&str]) -> pb::GetOnlineFeaturesRequest {
+    pb::GetOnlineFeaturesRequest {
+        features: Some(pb::FeatureSelection {
+            features: features.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        }),
+        entities: vec![strings(key, values)],
+        ..Default::default()
+    }
+}
+
+pub fn strings(name: &str, values: &[&str]) -> pb::Column {
+    let values = values.iter().map(|value| (*value).to_owned()).collect();
+    pb::Column {
+        name: name.to_owned(),
+        values: Some(pb::column::Values::Strings(pb::StringValues { values })),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_answers_while_commands_work_on_its_project() {
+    let folder = flights_project();
+    let folder = folder.path();
+    let server = TestServer::start(folder, &["--allow-request-time"]);
+    let mut client = server.client().await;
+
+    let nothing = client.get_online_features(online(&["origin_weather"], "origin", &["JFK"])).await.unwrap_err();
+    assert_eq!(nothing.code(), Code::FailedPrecondition, "{nothing}");
+
+    // The server owns the online store; the commands reach it through the server.
+    run_json(folder, &["apply", "--yes"]);
+    run_json(folder, &["materialize", "origin_weather", "airport_profile", "--end", "2014-02-01"]);
+    let mut request = online(&["origin_weather:temp", "origin_weather:wind_gust"], "origin", &["JFK", "XXX", "JFK"]);
+    request.now = Some(1_370_088_000_000_000);
+    request.event_timestamps = true;
+    let answer = client.get_online_features(request.clone()).await.unwrap().into_inner();
+    let statuses: Vec<Vec<pb::Status>> = answer.columns.iter().map(|column| column.statuses().collect()).collect();
+    assert_eq!(statuses[1], [pb::Status::Present, pb::Status::NotFound, pb::Status::Present]);
+    assert_eq!(
+        answer.columns[0],
+        pb::Column { r#type: "string".to_owned(), ..strings("origin", &["JFK", "XXX", "JFK"]) }
+    );
+    assert_eq!(answer.columns[1].event_timestamps[0], 1_370_088_000_000_000, "2013-06-01T12:00:00Z");
+
+    let same = run_json(
+        folder,
+        &[
+            "get-online-features",
+            "--features",
+            "origin_weather:temp",
+            "--entity",
+            "origin=JFK",
+            "--now",
+            "2013-06-01T12:00:00Z",
+        ],
+    );
+    let (status, over_http) = server.post(&json!({
+        "features": ["origin_weather:temp"], "entities": {"origin": ["JFK"]}, "now": "2013-06-01T12:00:00Z"
+    }));
+    assert_eq!((status, &over_http["columns"]), (200, &same["columns"]));
+
+    // A changed TTL is answered by within a second, and no request fails meanwhile.
+    let views = folder.join("feature_defs/flights/feature_views.yaml");
+    let text = std::fs::read_to_string(&views).unwrap();
+    std::fs::write(&views, text.replace("ttl: 3h", "ttl: 30m")).unwrap();
+    run_json(folder, &["apply", "--yes"]);
+    request.now = Some(1_370_088_000_000_000 + 59 * 60_000_000);
+    let changed = Instant::now();
+    loop {
+        let answer = client.get_online_features(request.clone()).await.unwrap().into_inner();
+        if answer.registry_version == 2 {
+            assert_eq!(answer.columns[1].statuses().next(), Some(pb::Status::OutsideMaxAge));
+            break;
+        }
+        assert!(changed.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status = client.get_status(pb::GetStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.project.as_str(), status.registry_version), ("flights", 2));
+    let (code, metrics) = server.http("GET", "/metrics", "");
+    assert_eq!(code, 200, "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_request_streams_the_spine_and_the_answer() {
+    use arrow::array::{ArrayRef, StringArray, TimestampMicrosecondArray};
+    use std::sync::Arc;
+
+    let folder = flights_project();
+    let folder = folder.path();
+    run_json(folder, &["apply", "--yes"]);
+    run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
+    let server = TestServer::start(folder, &[]);
+    let rows = 40_000_i64;
+    let start = 1_357_000_000_000_000_i64;
+    let origins = StringArray::from_iter_values((0..rows).map(|row| ["EWR", "JFK", "LGA"][row as usize % 3]));
+    let times = TimestampMicrosecondArray::from_iter_values((0..rows).map(|row| start + row * 780_000_000));
+    let spine = arrow::array::RecordBatch::try_from_iter([
+        ("origin", Arc::new(origins) as ArrayRef),
+        ("event_timestamp", Arc::new(times.with_timezone("UTC")) as ArrayRef),
+    ])
+    .unwrap();
+    let mut encoded = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &spine.schema()).unwrap();
+    encoded.write(&spine).unwrap();
+    let encoded = encoded.into_inner().unwrap();
+    let header = |features: &str| pb::BatchHeader {
+        features: Some(pb::FeatureSelection { features: vec![features.to_owned()], ..Default::default() }),
+        times: Some(pb::batch_header::Times::Spine(pb::Spine::default())),
+        ..Default::default()
+    };
+    let messages = |header: pb::BatchHeader, spine: &[u8]| {
+        use pb::get_batch_features_request::Part;
+        let header = std::iter::once(Part::Header(header));
+        let pieces = spine.chunks(100_000).map(|piece| Part::Spine(piece.to_vec().into())).collect::<Vec<_>>();
+        let messages = header.chain(pieces).map(|part| pb::GetBatchFeaturesRequest { part: Some(part) });
+        tokio_stream::iter(messages.collect::<Vec<_>>())
+    };
+    let mut client = server.client().await;
+    let mut answer =
+        client.get_batch_features(messages(header("origin_weather"), &encoded)).await.unwrap().into_inner();
+    let mut bytes = Vec::new();
+    let mut tables = Vec::new();
+    while let Some(message) = answer.message().await.unwrap() {
+        match message.part.unwrap() {
+            pb::get_batch_features_response::Part::Metadata(metadata) => tables = metadata.tables,
+            pb::get_batch_features_response::Part::ArrowIpc(piece) => bytes.extend_from_slice(&piece),
+        }
+    }
+    assert_eq!(tables.len(), 1);
+    let reader = arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(bytes), None).unwrap();
+    let batches: Vec<_> = reader.collect::<Result<_, _>>().unwrap();
+    let whole = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+    assert_eq!((whole.num_rows() as i64, whole.num_columns()), (rows, 9));
+    assert_eq!(whole.column(0), spine.column(0));
+    assert!(whole.column_by_name("temp").unwrap().null_count() < rows as usize / 2);
+
+    for (wrong, spine, code) in [
+        (header("origin_wether"), encoded.as_slice(), Code::NotFound),
+        (header("origin_weather"), b"nonsense".as_slice(), Code::InvalidArgument),
+        (pb::BatchHeader { times: None, ..header("origin_weather") }, encoded.as_slice(), Code::InvalidArgument),
+        (header("carrier_day"), encoded.as_slice(), Code::FailedPrecondition),
+    ] {
+        let status = client.get_batch_features(messages(wrong, spine)).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+    }
+}
+
+#[test]
+fn a_server_that_others_could_reach_wants_to_be_told_so() {
+    let folder = flights_project();
+    let (status, _, stderr) = run(folder.path(), &["serve", "--grpc", "0.0.0.0:0", "--http", "127.0.0.1:0"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("--insecure"), "{stderr}");
+}

@@ -1,0 +1,137 @@
+"""Other engines read the views' tables as they are, and a value keeps its type and bits on the whole road."""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from conftest import Run
+from deltalake import DeltaTable
+
+UTC = dt.timezone.utc
+EVENTS = [dt.datetime(2024, 1, 1, 0, 0, 0, 1, UTC), dt.datetime(1931, 5, 6, 7, 8, 9, 999_999, UTC)]
+BIG = 2**53 + 1
+
+VALUES = {
+    "flag": pa.array([True, None]),
+    "small": pa.array([-(2**31), None], pa.int32()),
+    "big": pa.array([BIG, None], pa.int64()),
+    "single": pa.array([0.1, None], pa.float32()),
+    "double": pa.array([-0.0, None], pa.float64()),
+    "text": pa.array(["", None]),
+    "raw": pa.array([b"\x00\xff", None], pa.binary()),
+    "moment": pa.array([EVENTS[1], None], pa.timestamp("us", "UTC")),
+    "day": pa.array([dt.date(1969, 12, 31), None], pa.date32()),
+    "embedding": pa.array([[0.1, None, 3.5], None], pa.list_(pa.float32())),
+    "ids": pa.array([[BIG], []], pa.list_(pa.int64())),
+    "names": pa.array([["a", ""], None], pa.list_(pa.string())),
+}
+TYPES = ["bool", "int32", "int64", "float32", "float64", "string", "bytes", "timestamp", "date"]
+TYPES += ["list<float32>", "list<int64>", "list<string>"]
+
+
+def make_project(folder: Path) -> None:
+    table = pa.table({"key": pa.array([1, 2]), "at": pa.array(EVENTS, pa.timestamp("us", "UTC")), **VALUES})
+    pq.write_table(table, folder / "rows.parquet")
+    features = ", ".join(f"{{name: {name}, type: '{type_}'}}" for name, type_ in zip(VALUES, TYPES, strict=True))
+    (folder / "asof.yaml").write_text("project: types\n")
+    (folder / "feature_defs").mkdir()
+    (folder / "feature_defs/all.yaml").write_text(
+        f"""
+entities: [{{name: thing, join_keys: [{{name: key, type: int64}}]}}]
+sources: [{{name: rows, batch: {{format: parquet, path: rows.parquet}}, event_timestamp: at}}]
+feature_views: [{{name: all_types, entities: [thing], source: rows, features: [{features}]}}]
+"""
+    )
+
+
+def test_a_value_keeps_its_type_and_bits(tmp_path: Path, run: Run) -> None:
+    make_project(tmp_path)
+    run("apply", "--yes")
+    run("materialize")
+    stored = DeltaTable(str(tmp_path / "state/offline/views/all_types")).to_pyarrow_table().sort_by("key")
+    spine = pa.table({"key": [1, 2, 3], "event_timestamp": pa.array([dt.datetime(2025, 1, 1)] * 3, pa.timestamp("us", "UTC"))})
+    pq.write_table(spine, tmp_path / "spine.parquet")
+    run("get-batch-features", "--features", "all_types", "--entities", "spine.parquet", "--out", "out.parquet")
+    answer = pq.read_table(tmp_path / "out.parquet")
+    online = run("get-online-features", "--features", "all_types", "--entity", "key=1", "--entity", "key=2")
+    columns = {column["name"]: column for column in online["columns"]}
+    for name, expected in VALUES.items():
+        for table in (stored, answer):
+            found = table[name].combine_chunks().slice(0, 2)
+            assert found.cast(expected.type).equals(expected), name
+            assert str(found.type) == str(expected.type).replace("item", "element") or found.type == expected.type, name
+        assert answer[name][2].as_py() is None
+        assert columns[name]["values"] == [as_json(value) for value in expected], name
+    assert columns["big"]["values"][0] == BIG
+
+
+def as_json(value: pa.Scalar) -> object:
+    """What JSON shows of a value."""
+    if value.as_py() is None:
+        return None
+    if pa.types.is_list(value.type):
+        return [as_json(item) for item in value]
+    if pa.types.is_timestamp(value.type):
+        return value.as_py().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if pa.types.is_date(value.type):
+        return value.as_py().isoformat()
+    if pa.types.is_binary(value.type):
+        return "AP8="
+    if pa.types.is_float32(value.type):
+        return json.loads(str(pd.Series([value.as_py()], dtype="float32").to_numpy()[0]))
+    return value.as_py()
+
+
+def test_other_engines_read_the_tables(tmp_path: Path, run: Run) -> None:
+    make_project(tmp_path)
+    run("apply", "--yes")
+    run("materialize")
+    path = str(tmp_path / "state/offline/views/all_types")
+    assert DeltaTable(path).to_pandas().shape == (2, 3 + len(VALUES))
+    frame = pl.read_delta(path).sort("key")
+    assert frame["big"].to_list() == [BIG, None]
+    assert frame.columns[:3] == ["key", "event_timestamp", "created_timestamp"]
+    files = DeltaTable(path).file_uris()
+    assert duckdb.sql(f"SELECT count(*), max(big) FROM read_parquet({files!r})").fetchall() == [(2, BIG)]
+
+
+def test_late_and_restated_rows_reach_both_stores(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "asof.yaml").write_text("project: late\n")
+    (tmp_path / "feature_defs").mkdir()
+    (tmp_path / "feature_defs/all.yaml").write_text(
+        """
+entities: [{name: thing, join_keys: [{name: key, type: string}]}]
+sources: [{name: rows, batch: {format: csv, path: rows.csv}, event_timestamp: at, created_timestamp: written}]
+feature_views: [{name: v, entities: [thing], source: rows, features: [{name: x, type: int64}]}]
+"""
+    )
+    (tmp_path / "rows.csv").write_text("key,at,written,x\n007,2024-01-10,2024-01-10,1\n")
+    run("apply", "--yes")
+    run("materialize", "--end", "2024-02-01")
+
+    def answers() -> list[object]:
+        found = []
+        for day in ("2024-01-05", "2024-01-15"):
+            now = run("get-online-features", "--features", "v", "--entity", "key=007", "--now", day)
+            (tmp_path / "spine.csv").write_text(f"key,event_timestamp\n007,{day}\n")
+            run("get-batch-features", "--features", "v", "--entities", "spine.csv", "--out", "out.ndjson")
+            batch = json.loads((tmp_path / "out.ndjson").read_text())
+            assert batch["x"] == now["columns"][1]["values"][0]
+            found.append(batch["x"])
+        return found
+
+    assert answers() == [None, 1]
+    # An older row arrives late, and the newest one is corrected and then restated.
+    (tmp_path / "rows.csv").write_text(
+        "key,at,written,x\n007,2024-01-10,2024-01-10,1\n007,2024-01-01,2024-01-20,2\n007,2024-01-10,2024-01-21,3\n"
+    )
+    run("materialize", "--start", "2024-01-01", "--end", "2024-02-01")
+    assert answers() == [2, 3]
+    (tmp_path / "rows.csv").write_text("key,at,written,x\n007,2024-01-01,2024-01-20,4\n")
+    run("materialize", "--start", "2024-01-01", "--end", "2024-02-01")
+    assert answers() == [4, 4]
