@@ -5,6 +5,6 @@ SELECT flight,
        origin,
        dest,
        distance,
-       scheduled_hour + minute * INTERVAL '1 minute' AS event_timestamp,
+       scheduled_hour + arrow_cast(60 * minute, 'Duration(Second)') AS event_timestamp,
        arr_delay
 FROM flights

@@ -19,6 +19,7 @@ mod status;
 mod vacuum;
 mod validate;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -102,8 +103,9 @@ pub fn main() -> ExitCode {
 
 fn start_tracing() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ASOF_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,asof=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off,asof=info"));
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {

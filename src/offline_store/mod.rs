@@ -98,13 +98,15 @@ impl OfflineStore {
     async fn load(&self, view: &FeatureViewName, version: Option<u64>) -> Result<Option<ViewTable>, OfflineStoreError> {
         let failed = |source| OfflineStoreError::Table { view: view.clone(), action: "read", source: Box::new(source) };
         let mut table = self.unloaded(view).map_err(failed)?;
+        if version.is_none() && !table_exists(&table).await.map_err(failed)? {
+            return Ok(None);
+        }
         let loaded = match version {
             Some(version) => table.load_version(version).await,
             None => table.load().await,
         };
         match loaded {
             Ok(()) => ViewTable::new(view.clone(), table).await.map(Some).map_err(failed),
-            Err(error) if version.is_none() && is_missing(&error) => Ok(None),
             Err(error) => Err(failed(error)),
         }
     }
@@ -123,7 +125,10 @@ fn table_root(location: &str) -> Result<Url, DeltaTableError> {
         .map_err(|()| DeltaTableError::InvalidTableLocation(format!("`{location}` is not an absolute path")))
 }
 
-fn is_missing(error: &DeltaTableError) -> bool {
-    matches!(error, DeltaTableError::NotATable(_) | DeltaTableError::InvalidTableLocation(_))
-        || matches!(error, DeltaTableError::ObjectStore { source: object_store::Error::NotFound { .. } })
+/// Whether a commit stands at the table's place; a local folder need not exist.
+async fn table_exists(table: &DeltaTable) -> Result<bool, DeltaTableError> {
+    match table.table_url().to_file_path() {
+        Ok(folder) if !folder.join("_delta_log").is_dir() => Ok(false),
+        _ => table.verify_deltatable_existence().await,
+    }
 }
