@@ -9,32 +9,37 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 VENV := $(CACHE)/venv
 ASOF := $(CARGO_TARGET_DIR)/debug/asof
 
-.PHONY: help setup build quickstart test check rust-test python-test bench bench-release clean-state python-env
+.PHONY: help setup build quickstart test format lint rust-test python-test bench python-env
 
 help:
 	@echo "make quickstart   build, then run the flights example from files to online answers"
-	@echo "make test         format, lints, Rust tests, Python tests"
+	@echo "make test         format, Rust tests, Python tests"
+	@echo "make lint         clippy"
 	@echo "make bench        measurements, side by side with peers"
 	@echo "make build        the asof command: $(ASOF)"
 
 setup:
 	@scripts/setup
 
+# The command is built together with a test: cargo gives the dependencies other features when it builds with the
+# development dependencies and without them, and would build most of them twice.
 build: setup
-	cargo build --bin asof
+	cargo build --bin asof --test integration
 
 quickstart: build
 	@ASOF="$(ASOF)" PYTHON=python3 examples/flights/quickstart
 
-test: setup check rust-test python-test
+test: setup format rust-test python-test
 
-check:
+format:
 	cargo fmt --check
+
+# Checks need the dependencies in a form of their own: the first run takes a while.
+lint: setup
 	cargo clippy --all-targets -- -D warnings
 
 rust-test:
-	@if command -v cargo-nextest >/dev/null; then cargo nextest run --no-fail-fast; else cargo test --no-fail-fast; fi
-	cargo test --doc
+	@if command -v cargo-nextest >/dev/null; then cargo nextest run --no-fail-fast; else cargo test --lib --bins --tests --no-fail-fast; fi
 
 python-env: setup
 	@scripts/python-env "$(VENV)"
