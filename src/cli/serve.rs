@@ -30,11 +30,7 @@ pub struct ServeArguments {
 }
 
 pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -> Result<(), CliError> {
-    let workers = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("asof-worker")
-        .enable_all()
-        .build()
-        .map_err(|source| CliError::Io { action: "start threads".to_owned(), source })?;
+    let workers = Workers::start()?;
     let state = Arc::new(ServerState::new(
         project.settings.clone(),
         project.folder.clone(),
@@ -44,7 +40,7 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         project.engine()?,
         Arc::new(SystemClock),
         arguments.allow_request_time,
-        workers.handle().clone(),
+        workers.handle(),
     ));
     let options = ServerOptions {
         grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
@@ -62,8 +58,31 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
     let served = server.run(stop_signal()).await;
     project.remove_server_address();
-    workers.shutdown_background();
     Ok(served?)
+}
+
+/// The threads of jobs and joins; they do not hold up the end of the command, however it ends.
+struct Workers(Option<tokio::runtime::Runtime>);
+
+impl Workers {
+    fn start() -> Result<Self, CliError> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().thread_name("asof-worker").enable_all().build();
+        let failed = |source| CliError::Io { action: "start threads".to_owned(), source };
+        Ok(Workers(Some(runtime.map_err(failed)?)))
+    }
+
+    fn handle(&self) -> tokio::runtime::Handle {
+        self.0.as_ref().expect("the threads are there until they are dropped").handle().clone()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Resolves when the process is asked to end.

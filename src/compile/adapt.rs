@@ -61,13 +61,17 @@ pub fn adapt_array(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMis
 }
 
 fn adaptation(from: &DataType, to: &ValueType) -> Result<Adaptation, TypeMismatch> {
+    find_adaptation(from, to).ok_or_else(|| mismatch(from, to))
+}
+
+fn find_adaptation(from: &DataType, to: &ValueType) -> Option<Adaptation> {
     if *from == arrow_type(to) {
-        return Ok(Adaptation::None);
+        return Some(Adaptation::None);
     }
     if matches!((from, to), (DataType::Timestamp(TimeUnit::Nanosecond, _), ValueType::Timestamp)) {
-        return Ok(Adaptation::FloorNanos);
+        return Some(Adaptation::FloorNanos);
     }
-    if widens(from, to) { Ok(Adaptation::Cast) } else { Err(mismatch(from, to)) }
+    widens(from, to).then_some(Adaptation::Cast)
 }
 
 /// Whether every value of `from` is a value of `to`.
@@ -120,7 +124,7 @@ fn narrowest(from: &DataType) -> Option<ValueType> {
         ValueType::Date,
         ValueType::Timestamp,
     ];
-    let holds = |to: &ValueType| adaptation(from, to).is_ok();
+    let holds = |to: &ValueType| find_adaptation(from, to).is_some();
     let lists = scalars.iter().cloned().map(ValueType::list_of);
     scalars.iter().cloned().chain(lists).find(holds)
 }

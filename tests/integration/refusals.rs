@@ -174,7 +174,7 @@ fn types_that_do_not_fit_are_refused_at_apply() {
     let text = std::fs::read_to_string(&path).unwrap();
     for (from, to, said) in [
         ("{name: temp, type: float64", "{name: temp, type: int64", "declare float64"),
-        ("{name: temp, type: float64", "{name: tmp, type: float64", "did you mean `temp`"),
+        ("{name: visib, type: float64", "{name: visb, type: float64", "did you mean `visib`"),
         ("{name: seats, type: int64}", "{name: seats, type: int32}", "declare int64"),
         ("avg(air_time) AS mean_air_time", "avg(air_tme) AS mean_air_time", "air_tme"),
         ("expression: \"distance > 1500\"", "expression: \"distance > random()\"", "random"),
@@ -196,6 +196,8 @@ fn types_that_do_not_fit_are_refused_at_apply() {
 async fn requests_that_are_wrong_are_refused() {
     let folder = flights_project();
     let folder = folder.path();
+    let limits = "project: flights\nserver: {limits: {request_bytes: 100KiB}}\n";
+    std::fs::write(folder.join("asof.yaml"), limits).unwrap();
     run_json(folder, &["apply", "--yes"]);
     run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
     let server = TestServer::start(folder, &[]);
@@ -258,7 +260,7 @@ async fn requests_that_are_wrong_are_refused() {
     }
     assert_eq!(server.http("POST", "/v1/get-online-features", "not json").0, 400);
     assert_eq!(server.http("GET", "/nothing", "").0, 404);
-    let huge = format!("{{\"features\": [\"{}\"]}}", "x".repeat(17 << 20));
+    let huge = format!("{{\"features\": [\"{}\"]}}", "x".repeat(110 << 10));
     assert_eq!(server.http("POST", "/v1/get-online-features", &huge).0, 413);
     // It answers still.
     assert_eq!(server.post(&json!({"features": ["origin_weather"], "entities": {"origin": ["JFK", null]}})).0, 200);
