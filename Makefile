@@ -45,7 +45,8 @@ python-env: setup
 	@scripts/python-env "$(VENV)"
 
 python-test: build python-env
-	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q python/tests tests/python
+	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests
+	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/python
 
 bench: python-env
 	ASOF_PYTHON="$(VENV)/bin/python" benches/run

@@ -52,24 +52,25 @@ pub async fn run(
     output: Output,
 ) -> Result<(), CliError> {
     let now = arguments.now.as_deref().map(EventTimestamp::parse).transpose()?;
-    let columns = request_columns(&arguments.entities, &arguments.request)?;
+    let (columns, entity_columns) = request_columns(&arguments.entities, &arguments.request)?;
+    let request = OnlineRequest {
+        selection: arguments.selection.selection(),
+        full_feature_names: arguments.full_feature_names,
+        columns,
+        entity_columns,
+        now,
+    };
     let answer = match &arguments.server {
-        Some(address) => ask_server(connect(address).await?, arguments, &columns, now).await?,
+        Some(address) => ask_server(connect(address).await?, &request, arguments.timestamps).await?,
         None => {
             let project = Project::find(folder)?;
             match project.online_access().await? {
-                OnlineAccess::Server(channel) => ask_server(channel, arguments, &columns, now).await?,
+                OnlineAccess::Server(channel) => ask_server(channel, &request, arguments.timestamps).await?,
                 OnlineAccess::Store(store) => {
                     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
                     let retrieval = OnlineRetrieval { store, clock: Arc::new(SystemClock), history };
-                    let request = OnlineRequest {
-                        selection: arguments.selection.selection(),
-                        full_feature_names: arguments.full_feature_names,
-                        columns,
-                        now,
-                    };
                     let answer = retrieval.get(&project.catalog().await?, &request)?;
-                    encode_answer_columns(&request.columns, &answer, arguments.timestamps)
+                    encode_answer_columns(&request, &answer, arguments.timestamps)
                 }
             }
         }
@@ -81,49 +82,54 @@ pub async fn run(
 
 async fn ask_server(
     channel: tonic::transport::Channel,
-    arguments: &GetOnlineFeaturesArguments,
-    columns: &RecordBatch,
-    now: Option<EventTimestamp>,
+    asked: &OnlineRequest,
+    event_timestamps: bool,
 ) -> Result<pb::GetOnlineFeaturesResponse, CliError> {
-    let features = match arguments.selection.selection() {
+    let features = match asked.selection.clone() {
         FeatureSelection::Service(feature_service) => pb::FeatureSelection { feature_service, features: Vec::new() },
         FeatureSelection::References(features) => pb::FeatureSelection { features, ..Default::default() },
     };
-    let schema = columns.schema();
-    let fields = schema.fields().iter();
-    let entities = fields.zip(columns.columns()).map(|(field, array)| encode_column(field.name(), array)).collect();
+    let schema = asked.columns.schema();
+    let columns = schema.fields().iter().zip(asked.columns.columns());
+    let mut entities: Vec<_> = columns.map(|(field, array)| encode_column(field.name(), array)).collect();
+    let values = entities.split_off(asked.entity_columns);
     let request = pb::GetOnlineFeaturesRequest {
         features: Some(features),
         entities,
-        request: Vec::new(),
-        full_feature_names: arguments.full_feature_names,
-        event_timestamps: arguments.timestamps,
-        now: now.map(EventTimestamp::micros),
+        request: values,
+        full_feature_names: asked.full_feature_names,
+        event_timestamps,
+        now: asked.now.map(EventTimestamp::micros),
     };
     Ok(FeatureStoreClient::new(channel).get_online_features(request).await?.into_inner())
 }
 
-/// One column a name, one row an entity; what a row does not have is null.
-fn request_columns(entities: &[String], request: &[String]) -> Result<RecordBatch, CliError> {
+/// One column a name, one row an entity; what a row does not have is null. And how many columns the entities have.
+fn request_columns(entities: &[String], request: &[String]) -> Result<(RecordBatch, usize), CliError> {
     let mut rows = entities.iter().map(|text| parse_entity(text)).collect::<Result<Vec<_>, _>>()?;
     if rows.is_empty() {
         // Features without a key are asked for once.
         rows.push(Map::new());
     }
+    let mut names: Vec<String> = Vec::new();
+    for name in rows.iter().flat_map(Map::keys) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let entity_columns = names.len();
     for text in request {
         let (name, value) = split_pair(text)?;
+        if names.iter().any(|known| known == name) {
+            return Err(CliError::Usage(format!("`{name}` is given twice, in --request and before")));
+        }
+        names.push(name.to_owned());
         for row in &mut rows {
             row.insert(name.to_owned(), Value::from(value));
         }
     }
-    let mut names: Vec<&String> = Vec::new();
-    for name in rows.iter().flat_map(Map::keys) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
     let mut columns: Vec<(String, ArrayRef)> = Vec::new();
-    for name in names {
+    for name in &names {
         let values: Vec<Value> = rows.iter().map(|row| row.get(name).cloned().unwrap_or(Value::Null)).collect();
         let column = column_from_json(name, &values).map_err(|error| CliError::Usage(error.to_string()))?;
         // The wire has no columns of nothing but nulls: texts can stand for any type.
@@ -141,8 +147,8 @@ fn request_columns(entities: &[String], request: &[String]) -> Result<RecordBatc
         .collect();
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.len()));
     let arrays = columns.into_iter().map(|(_, array)| array).collect();
-    RecordBatch::try_new_with_options(Arc::new(arrow::datatypes::Schema::new(fields)), arrays, &options)
-        .map_err(|error| CliError::Usage(error.to_string()))
+    let batch = RecordBatch::try_new_with_options(Arc::new(arrow::datatypes::Schema::new(fields)), arrays, &options);
+    Ok((batch.map_err(|error| CliError::Usage(error.to_string()))?, entity_columns))
 }
 
 fn parse_entity(text: &str) -> Result<Map<String, Value>, CliError> {
@@ -208,9 +214,9 @@ mod tests {
     #[test]
     fn rows_may_have_different_keys() {
         let entities = ["a=1,b=x", "{\"a\": \"2\", \"c\": null}"].map(str::to_owned);
-        let columns = request_columns(&entities, &["d=5".to_owned()]).unwrap();
+        let (columns, entity_columns) = request_columns(&entities, &["d=5".to_owned()]).unwrap();
         let names: Vec<String> = columns.schema().fields().iter().map(|field| field.name().clone()).collect();
-        assert_eq!(names, ["a", "b", "d", "c"]);
+        assert_eq!((names.join(" "), entity_columns), ("a b c d".to_owned(), 3));
         assert_eq!(columns.column(1).null_count(), 1);
         assert!(request_columns(&["a".to_owned()], &[]).is_err());
         assert!(request_columns(&["{".to_owned()], &[]).is_err());

@@ -66,8 +66,7 @@ struct Workers(Option<tokio::runtime::Runtime>);
 
 impl Workers {
     fn start() -> Result<Self, CliError> {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().thread_name("asof-worker").enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("asof-worker").enable_all().build();
         let failed = |source| CliError::Io { action: "start threads".to_owned(), source };
         Ok(Workers(Some(runtime.map_err(failed)?)))
     }

@@ -27,8 +27,10 @@ pub struct OnlineRetrieval {
 pub struct OnlineRequest {
     pub selection: FeatureSelection,
     pub full_feature_names: bool,
-    /// Join keys, request values, and columns that are only carried along.
+    /// Join keys and columns that are only carried along, then request values.
     pub columns: RecordBatch,
+    /// How many of the columns come back in the answer: all but the request values.
+    pub entity_columns: usize,
     /// Stands in for the clock.
     pub now: Option<EventTimestamp>,
 }

@@ -58,7 +58,7 @@ impl FeatureStoreService {
         let state = Arc::clone(&self.state);
         let answer = move || {
             let answer = state.online.get(&catalog, &request).map_err(|error| to_status(error.kind(), &error))?;
-            Ok(encode_answer_columns(&request.columns, &answer, event_timestamps))
+            Ok(encode_answer_columns(&request, &answer, event_timestamps))
         };
         if rows <= INLINE_ROWS_MAX {
             return answer();
@@ -67,14 +67,15 @@ impl FeatureStoreService {
     }
 }
 
-/// The wire form of an online answer: the columns as sent, then the features.
+/// The wire form of an online answer: the entity columns as sent, then the features.
 pub fn encode_answer_columns(
-    sent: &RecordBatch,
+    request: &OnlineRequest,
     answer: &Answer,
     event_timestamps: bool,
 ) -> pb::GetOnlineFeaturesResponse {
-    let schema = sent.schema();
-    let sent = schema.fields().iter().zip(sent.columns()).map(|(field, array)| encode_column(field.name(), array));
+    let schema = request.columns.schema();
+    let sent = schema.fields().iter().zip(request.columns.columns()).take(request.entity_columns);
+    let sent = sent.map(|(field, array)| encode_column(field.name(), array));
     let features = answer.columns.iter().map(|column| encode_answer(column, event_timestamps));
     pb::GetOnlineFeaturesResponse { columns: sent.chain(features).collect(), registry_version: answer.registry_version }
 }
@@ -131,6 +132,7 @@ impl FeatureStore for FeatureStoreService {
             columns.push((column.name.clone(), array));
         }
         let online = OnlineRequest {
+            entity_columns: request.entities.len(),
             selection: selection(request.features)?,
             full_feature_names: request.full_feature_names,
             columns: request_batch(columns)?,

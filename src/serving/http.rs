@@ -85,6 +85,7 @@ async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
         columns.push((name.clone(), column_from_json(name, values).map_err(|error| invalid(error.to_string()))?));
     }
     let request = OnlineRequest {
+        entity_columns: body.entities.len(),
         selection,
         full_feature_names: body.full_feature_names,
         columns: request_batch(columns)?,

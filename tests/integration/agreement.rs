@@ -243,6 +243,7 @@ fn online_cells(project: &TestProject, asked: &[Asked], now: i64) -> Vec<Vec<Cel
         selection: FeatureSelection::Service("all".to_owned()),
         full_feature_names: true,
         columns: spine(asked),
+        entity_columns: 0,
         now: Some(at(now)),
     };
     let answer = project.online().get(&project.catalog, &request).unwrap();
