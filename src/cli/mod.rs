@@ -93,8 +93,7 @@ pub fn main() -> ExitCode {
         Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }),
     };
     let done = runtime.block_on(run(arguments, output));
-    // Work that nobody waits for any more does not hold up the end.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(serve::STOP_PATIENCE);
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output.fail(&error),

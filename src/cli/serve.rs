@@ -13,6 +13,9 @@ use super::project::Project;
 use crate::serving::{Server, ServerOptions, ServerState};
 use crate::time::SystemClock;
 
+/// How long unfinished work may take to let go.
+pub(super) const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 #[derive(Debug, Args)]
 pub struct ServeArguments {
     /// Where to listen for gRPC, instead of what asof.yaml says; port 0 takes any free one.
@@ -58,6 +61,7 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
     let served = server.run(stop_signal()).await;
     project.remove_server_address();
+    workers.stop().await;
     Ok(served?)
 }
 
@@ -73,6 +77,16 @@ impl Workers {
 
     fn handle(&self) -> tokio::runtime::Handle {
         self.0.as_ref().expect("the threads are there until they are dropped").handle().clone()
+    }
+}
+
+impl Workers {
+    /// Lets go of what unfinished work holds, the online store among it, before the process ends.
+    async fn stop(mut self) {
+        if let Some(runtime) = self.0.take() {
+            // It waits for threads, which an asynchronous thread must not. A failure means that it did not.
+            let _ = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(STOP_PATIENCE)).await;
+        }
     }
 }
 

@@ -390,7 +390,7 @@ fn answer_rows(
             if fields.iter().any(|field| *field.name() == name) {
                 return Err(RetrievalError::ColumnClash { column: name });
             }
-            fields.push(ArrowField::new(name, DataType::Utf8, false));
+            fields.push(ArrowField::new(name, DataType::Utf8, true));
             arrays.push(Arc::new(StringArray::from_iter_values(column.statuses.iter().map(|status| status.as_str()))));
         }
     }
