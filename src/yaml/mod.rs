@@ -12,7 +12,7 @@ mod tree;
 
 pub(crate) use decode::record;
 pub use decode::{Decode, Entries, Fields};
-pub use tree::{Entry, Kind, Node, parse_documents};
+pub use tree::{Kind, Node, parse_documents};
 
 #[cfg(test)]
 mod tests;

@@ -7,16 +7,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use asof::definition::{DefinitionFile, parse_definitions};
 use asof::engine::Engine;
-use asof::materialization::{Bounds, Job, Progress, sync_view};
+use asof::materialization::{Bounds, Job, Progress, remove_unknown_views, sync_view};
 use asof::offline_store::OfflineStore;
 use asof::online_store::{OnlineStore, RocksDbOnlineStore, RocksDbOptions};
 use asof::registry::{self, Registry};
 use asof::retrieval::{BatchRetrieval, Catalog, OnlineRetrieval};
 use asof::time::{EventTimestamp, FixedClock};
 use parquet::arrow::ArrowWriter;
-
-/// The repository, whose flights example tests use too.
-pub const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
 pub fn at(micros: i64) -> EventTimestamp {
     EventTimestamp::from_micros(micros)
@@ -54,8 +51,10 @@ impl TestProject {
         self.folder.path().join(name)
     }
 
+    /// Applies other definitions, and deletes what they leave behind, as a server does.
     pub async fn apply(&mut self, definitions: &str) {
         self.catalog = apply(&self.registry, definitions, &self.clock).await;
+        remove_unknown_views(self.online_store.as_ref(), &self.catalog.registry).unwrap();
     }
 
     /// Materializes every view into both stores.

@@ -1,0 +1,128 @@
+//! Definitions that change while both stores hold rows of the old ones.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::Int64Type;
+use asof::error::ErrorKind;
+use asof::retrieval::{AskedTimes, BatchRequest, FeatureSelection, OnlineRequest};
+
+use crate::support::{TestProject, at};
+
+fn definitions(views: &str) -> String {
+    format!(
+        "entities: [{{name: thing, join_keys: [{{name: key, type: int64}}]}}]\n\
+         sources: [{{name: rows, batch: {{format: parquet, path: rows.parquet}}, event_timestamp: happened}}]\n\
+         feature_views:\n{views}"
+    )
+}
+
+fn view(name: &str, features: &str) -> String {
+    format!("  - {{name: {name}, entities: [thing], source: rows, features: [{features}]}}\n")
+}
+
+fn rows() -> RecordBatch {
+    let times = TimestampMicrosecondArray::from(vec![1, 2]).with_timezone("UTC");
+    RecordBatch::try_from_iter([
+        ("key", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+        ("happened", Arc::new(times) as ArrayRef),
+        ("a", Arc::new(Int64Array::from(vec![10, 20])) as ArrayRef),
+        ("b", Arc::new(Int64Array::from(vec![30, 40])) as ArrayRef),
+        ("c", Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef),
+    ])
+    .unwrap()
+}
+
+fn asked() -> RecordBatch {
+    let times = TimestampMicrosecondArray::from(vec![100, 100]).with_timezone("UTC");
+    RecordBatch::try_from_iter([
+        ("key", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+        ("event_timestamp", Arc::new(times) as ArrayRef),
+    ])
+    .unwrap()
+}
+
+/// What both stores answer for one feature of int64, which has to be the same; the kind of error if batch refuses.
+async fn answer(project: &TestProject, feature: &str) -> Result<Vec<Option<i64>>, ErrorKind> {
+    let selection = FeatureSelection::References(vec![feature.to_owned()]);
+    let online = OnlineRequest {
+        selection: selection.clone(),
+        full_feature_names: false,
+        columns: asked(),
+        entity_columns: 2,
+        now: Some(at(100)),
+    };
+    let online = project.online().get(&project.catalog, &online).unwrap().columns[0].values.clone();
+    let batch = BatchRequest {
+        selection,
+        full_feature_names: false,
+        with_statuses: false,
+        as_known: false,
+        from_source: false,
+        times: AskedTimes::Spine { schema: asked().schema(), rows: vec![asked()], timestamp_column: None },
+    };
+    match project.batch().get(&project.catalog, &batch).await {
+        Ok(batch) => {
+            assert_eq!(batch.rows.column(2), &online, "{feature}");
+            Ok(online.as_primitive::<Int64Type>().iter().collect())
+        }
+        Err(error) => {
+            assert_eq!(online.null_count(), 2, "{feature}: nothing is answered online either");
+            Err(error.kind())
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_feature_that_is_added_is_null_until_the_view_is_materialized() {
+    let a = "{name: a, type: int64}";
+    let mut project = TestProject::new(&definitions(&view("v", a)), &[("rows.parquet", &rows())]).await;
+    project.materialize(None, None).await;
+    project.apply(&definitions(&view("v", &format!("{{name: b, type: int64}}, {a}")))).await;
+    assert_eq!(answer(&project, "v:a").await, Ok(vec![Some(10), Some(20)]), "old rows are served meanwhile");
+    assert_eq!(answer(&project, "v:b").await, Ok(vec![None, None]));
+    project.materialize(None, None).await;
+    assert_eq!(answer(&project, "v:a").await, Ok(vec![Some(10), Some(20)]));
+    assert_eq!(answer(&project, "v:b").await, Ok(vec![Some(30), Some(40)]));
+    // And one that is removed and comes back.
+    project.apply(&definitions(&view("v", a))).await;
+    project.materialize(None, None).await;
+    project.apply(&definitions(&view("v", &format!("{a}, {{name: b, type: int64}}")))).await;
+    assert_eq!(answer(&project, "v:b").await, Ok(vec![None, None]));
+    project.materialize(None, None).await;
+    assert_eq!(answer(&project, "v:b").await, Ok(vec![Some(30), Some(40)]));
+}
+
+#[tokio::test]
+async fn a_feature_of_another_type_starts_the_view_anew() {
+    let mut project = TestProject::new(
+        &definitions(&view("v", "{name: a, type: int64}, {name: c, type: string}")),
+        &[("rows.parquet", &rows())],
+    )
+    .await;
+    project.materialize(None, None).await;
+    let changed = view("v", "{name: a, type: float64}, {name: b, type: int64}");
+    let sql = changed.replace(
+        "source: rows",
+        "sources: [rows], sql: \"SELECT key, happened AS event_timestamp, CAST(a AS DOUBLE) AS a, b FROM rows\"",
+    );
+    project.apply(&definitions(&sql)).await;
+    assert_eq!(answer(&project, "v:b").await, Err(ErrorKind::Precondition), "nothing of the old rows shows");
+    project.materialize(None, None).await;
+    assert_eq!(answer(&project, "v:b").await, Ok(vec![Some(30), Some(40)]));
+}
+
+#[tokio::test]
+async fn a_view_that_is_removed_and_made_again_starts_empty() {
+    let (v, w) = (view("v", "{name: a, type: int64}"), view("w", "{name: b, type: int64}"));
+    let mut project = TestProject::new(&definitions(&format!("{v}{w}")), &[("rows.parquet", &rows())]).await;
+    project.materialize(None, None).await;
+    assert_eq!(project.online_store.views().unwrap().len(), 2);
+    project.apply(&definitions(&w)).await;
+    assert_eq!(project.online_store.views().unwrap().len(), 1, "the values of the removed view are gone");
+    assert_eq!(answer(&project, "w:b").await, Ok(vec![Some(30), Some(40)]), "and those of its neighbour stay");
+    project.apply(&definitions(&format!("{v}{w}"))).await;
+    assert_eq!(answer(&project, "v:a").await, Err(ErrorKind::Precondition));
+    project.materialize(None, None).await;
+    assert_eq!(answer(&project, "v:a").await, Ok(vec![Some(10), Some(20)]));
+}
