@@ -78,9 +78,10 @@ pub async fn sync_view(
         return Ok(nothing(position));
     }
     let sync = Sync { definitions: &registry.definitions, view, state, online_store, engine };
+    let has_new_schema = sync.forget_position_under_new_schema(position)?;
     let old = match position {
-        Some(position) => sync.old_version(offline_store, &table, position).await?,
-        None => None,
+        Some(position) if !has_new_schema => sync.old_version(offline_store, &table, position).await?,
+        _ => None,
     };
     match old {
         Some((old, range)) => sync.from_table(&table, &old, range).await,
@@ -96,7 +97,31 @@ struct Sync<'a> {
     engine: &'a Engine,
 }
 
+/// Stands for no version of any table: the stored values themselves have to be looked at.
+const UNKNOWN_POSITION: u64 = u64::MAX;
+
 impl Sync<'_> {
+    /// Whether values are to be written under another schema than the last ones were.
+    ///
+    /// Rows that are equal under the new schema may differ in what they hold under the old one, such as a feature
+    /// that was removed and may come back. So every stored value is looked at, also if this run does not live to
+    /// the end: the position goes first.
+    fn forget_position_under_new_schema(&self, position: Option<u64>) -> Result<bool, OnlineStoreError> {
+        let id = ViewId(self.state.id);
+        let is_same = |stored: &Vec<Field>| {
+            let names =
+                |fields: &[Field]| fields.iter().map(|f| (f.name.clone(), f.value_type.clone())).collect::<Vec<_>>();
+            names(stored) == names(&self.view.features)
+        };
+        if self.online_store.schemas(id)?.values().next_back().is_some_and(is_same) {
+            return Ok(position == Some(UNKNOWN_POSITION));
+        }
+        if position.is_some() {
+            self.online_store.bulk_writer(id)?.finish(UNKNOWN_POSITION)?;
+        }
+        Ok(true)
+    }
+
     /// The table that the stored values stand for, and the range outside of which it equals the newest one.
     async fn old_version(
         &self,

@@ -70,7 +70,8 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// The schemas that stored values of the view may have; empty if it has none.
     fn schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError>;
 
-    /// The version of a schema with these names and types in this order; a new one if there is none yet.
+    /// The newest version of the view's schema, if it has these names and types in this order, else a new version:
+    /// so the newest is always the one that values were last written under.
     ///
     /// It is durable when this returns, so that no value can outlive its schema.
     fn register_schema(&self, view: ViewId, features: &[Field]) -> Result<SchemaVersion, OnlineStoreError>;
@@ -145,7 +146,7 @@ fn schema_version(schemas: &Schemas, features: &[Field]) -> (SchemaVersion, bool
         stored.len() == features.len()
             && stored.iter().zip(features).all(|(a, b)| a.name == b.name && a.value_type == b.value_type)
     };
-    match schemas.iter().rev().find(|(_, stored)| same(stored)) {
+    match schemas.last_key_value().filter(|(_, stored)| same(stored)) {
         Some((version, _)) => (*version, false),
         None => (SchemaVersion(schemas.last_key_value().map_or(1, |(last, _)| last.0 + 1)), true),
     }

@@ -397,8 +397,14 @@ pub fn schemas_are_numbered_and_found_again(store: &dyn OnlineStore) {
     let second = store.register_schema(VIEW, &[b.clone(), a.clone()]).unwrap();
     let third = store.register_schema(VIEW, &[field("a", "int32")]).unwrap();
     assert!(first < second && second < third);
-    assert_eq!(store.register_schema(VIEW, &[a.clone(), b.clone()]).unwrap(), first);
-    let expected = [(first, vec![a.clone(), b.clone()]), (second, vec![b, a]), (third, vec![field("a", "int32")])];
+    let fourth = store.register_schema(VIEW, &[a.clone(), b.clone()]).unwrap();
+    assert!(fourth > third, "going back is a change too: the newest is what values are written under");
+    let expected = [
+        (first, vec![a.clone(), b.clone()]),
+        (second, vec![b.clone(), a.clone()]),
+        (third, vec![field("a", "int32")]),
+        (fourth, vec![a, b]),
+    ];
     assert_eq!(store.schemas(VIEW).unwrap(), Schemas::from(expected));
     assert!(store.schemas(ViewId(VIEW.0 + 1)).unwrap().is_empty());
     assert_eq!(store.views().unwrap(), [VIEW]);

@@ -1,5 +1,5 @@
-use super::*;
 use super::tree::Entry;
+use super::*;
 use crate::diagnostics::Reporter;
 
 /// The tree drawn one node a line, with positions.
