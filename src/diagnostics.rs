@@ -237,17 +237,19 @@ fn printable(text: &str, chars_max: usize) -> String {
 /// Longest name that is compared with others; what is longer was not mistyped.
 const NEAREST_MAX: usize = 200;
 
-/// The candidate nearest to `name` in spelling, if one is near enough to be meant.
+/// The candidate nearest to `name` in spelling, if one is near enough to be meant: at most a third of its letters
+/// differ, so that one letter never stands for another.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > NEAREST_MAX {
         return None;
     }
-    let name_lower = name.to_lowercase();
+    let name = name.to_lowercase();
+    let letters = name.chars().count();
     candidates
         .into_iter()
         .filter(|candidate| candidate.len() <= NEAREST_MAX)
-        .map(|candidate| (strsim::damerau_levenshtein(&name_lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (name.len().max(candidate.len()) / 3).max(1))
+        .map(|candidate| (strsim::damerau_levenshtein(&name, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= letters.max(candidate.chars().count()) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -335,6 +337,8 @@ mod tests {
     fn the_nearest_name_is_near() {
         assert_eq!(nearest("entites", ["sources", "entities"]), Some("entities"));
         assert_eq!(nearest("x", ["sources", "entities"]), None);
+        assert_eq!(nearest("x", ["k", "kx", "X"]), Some("X"));
+        assert_eq!((nearest("x", ["k"]), nearest("ab", ["ac"]), nearest("nam", ["name"])), (None, None, Some("name")));
         assert_eq!(nearest(&"x".repeat(1 << 20), ["x"]), None);
     }
 }

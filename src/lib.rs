@@ -8,6 +8,7 @@
 
 pub mod diagnostics;
 pub mod error;
+pub mod metrics;
 pub mod settings;
 pub mod time;
 mod yaml;
@@ -15,7 +16,9 @@ mod yaml;
 pub mod definition;
 
 pub mod arrow_types;
+mod parquet_files;
 pub mod point_in_time_join;
+mod text_files;
 
 pub mod compile;
 pub mod engine;

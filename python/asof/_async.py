@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
-from ._answer import Answer
+from ._answer import Answer, Metadata
 from ._connection import CHANNEL_OPTIONS, Connection, definition_dicts
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._proto import feature_store_pb2 as pb
@@ -105,6 +105,7 @@ class AsyncClient:
         statuses: bool = False,
         as_known: bool = False,
         from_source: bool = False,
+        versions: Metadata | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """See :meth:`asof.Client.get_batch_features`."""
@@ -120,6 +121,7 @@ class AsyncClient:
             statuses=statuses,
             as_known=as_known,
             from_source=from_source,
+            versions=versions,
         )
         reader = BatchAnswerReader(with_statuses=statuses)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from ._answer import Answer
+from ._answer import Answer, Metadata
 from ._async import AsyncClient
 from ._connection import CHANNEL_OPTIONS, Connection, definition_dicts
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
@@ -131,6 +131,7 @@ class Client:
         statuses: bool = False,
         as_known: bool = False,
         from_source: bool = False,
+        versions: Metadata | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """What were these features worth at those past moments?
@@ -151,6 +152,8 @@ class Client:
             statuses: Add a column ``feature__status`` after each feature.
             as_known: Look only at rows that had been written down at the asked time.
             from_source: Compute from the sources, without materialized tables.
+            versions: The ``metadata`` of an earlier answer: read the tables, and the definitions, as they were for it.
+                The same question then has the same answer.
             timeout: Seconds this call may take; without it as long as it takes.
 
         Example::
@@ -170,6 +173,7 @@ class Client:
             statuses=statuses,
             as_known=as_known,
             from_source=from_source,
+            versions=versions,
         )
         reader = BatchAnswerReader(with_statuses=statuses)
         try:

@@ -122,9 +122,14 @@ class BatchQuestion:
         start: Time | None,
         end: Time | None,
         as_of: Time | None,
+        versions: Metadata | None,
         **options: Any,
     ) -> BatchQuestion:
         header = pb.BatchHeader(features=selection(features), **options)
+        if versions is not None:
+            header.registry_version = versions.registry_version
+            for view, version in versions.tables.items():
+                header.table_versions.add(view=view, version=version)
         ways = {
             "entities": entities is not None,
             "start and end": start is not None or end is not None,

@@ -30,6 +30,9 @@ pub struct ApplyArguments {
     /// Apply changes that break feature services in use, too.
     #[arg(long)]
     allow_breaking: bool,
+    /// Apply definition files that define nothing, which removes everything.
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 pub async fn plan(project: &Project, arguments: &PlanArguments, output: Output) -> Result<(), CliError> {
@@ -45,6 +48,12 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
     if plan.is_empty() {
         output.document(&json!({"applied": false, "version": plan.base_version, "plan": plan_document(&plan)?}));
         return Ok(());
+    }
+    if plan.definitions.is_empty() && !arguments.allow_empty {
+        return Err(CliError::Usage(format!(
+            "nothing is defined in `{}`, and to apply that would remove everything; add `--allow-empty` if that is meant",
+            project.definitions_folder().display()
+        )));
     }
     let is_refused = !plan.breaking().is_empty() && !plan.is_breaking_allowed();
     if !arguments.yes && !is_refused && !confirmed()? {
@@ -63,8 +72,7 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
 }
 
 async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliError> {
-    let definitions = project.definitions()?;
-    project.check_sources(&definitions).await?;
+    let definitions = project.checked_definitions().await?;
     let base = project.registry()?.latest().await?;
     let plan = registry::plan(base.as_ref(), definitions);
     Ok(if allow_breaking { plan.allow_breaking() } else { plan })

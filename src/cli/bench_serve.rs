@@ -268,9 +268,10 @@ async fn known_keys(
             with_statuses: false,
             as_known: false,
             from_source: false,
+            table_versions: Vec::new(),
             times: AskedTimes::AsOf(SystemClock.now()),
         };
-        let rows = retrieval.get(catalog, &request).await?.rows;
+        let rows = retrieval.get(catalog, &request).await?.collect().await?;
         if rows.num_rows() == 0 {
             return Err(CliError::Refused(format!("feature view `{}` holds no rows; materialize it", view.view.name)));
         }

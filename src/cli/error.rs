@@ -34,6 +34,8 @@ pub enum CliError {
     Write { file: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the server at {address} cannot be reached")]
     Unreachable { address: String, source: tonic::transport::Error },
+    #[error("the server at {address} does not answer within {} s; it may be stopped or overloaded", patience.as_secs())]
+    NoAnswer { address: String, patience: std::time::Duration },
     #[error("{}", .0.message())]
     Server(Box<tonic::Status>),
     #[error("{0}")]
@@ -66,7 +68,8 @@ impl CliError {
             }
             CliError::Data { .. } => ErrorKind::Invalid,
             CliError::NothingApplied | CliError::Refused(_) => ErrorKind::Precondition,
-            CliError::Io { .. } | CliError::Write { .. } | CliError::Unreachable { .. } => ErrorKind::Unavailable,
+            CliError::Io { .. } | CliError::Write { .. } => ErrorKind::Unavailable,
+            CliError::Unreachable { .. } | CliError::NoAnswer { .. } => ErrorKind::Unavailable,
             CliError::Server(status) => crate::serving::status::kind_of(status.code()),
             CliError::Failed(_) | CliError::Engine(_) => ErrorKind::Internal,
             CliError::Compile(error) => error.kind(),

@@ -1,37 +1,73 @@
 //! Writing an answer's rows to a file that appears whole or not at all, or to a Delta table.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::json::writer::LineDelimited;
 use deltalake::protocol::SaveMode;
-use parquet::arrow::ArrowWriter;
+use futures::TryStreamExt;
 
 use super::error::CliError;
-use crate::serving::columns::encode_column;
-use crate::serving::json::values_to_json;
+use crate::parquet_files::{self, ParallelWriter};
+use crate::retrieval::BatchAnswer;
+use crate::text_files::{JsonForms, write_csv, write_csv_header};
 
-/// Writes to a `.parquet`, `.csv` or `.ndjson` file, or to `delta:PATH`; what was there is replaced.
-pub async fn write_rows(rows: &RecordBatch, target: &str) -> Result<(), CliError> {
+/// Writes to a `.parquet`, `.csv` or `.ndjson` file, or to `delta:PATH`; what was there is replaced. Gives the number
+/// of rows.
+pub async fn write_rows(answer: BatchAnswer, target: &str) -> Result<usize, CliError> {
     if let Some(path) = target.strip_prefix("delta:") {
-        return write_delta(rows, path).await;
+        let rows = answer.collect().await?;
+        write_delta(&rows, path).await?;
+        return Ok(rows.num_rows());
     }
-    let failed = |source| CliError::Write { file: target.to_owned(), source };
-    let write: fn(&RecordBatch, File) -> Result<(), BoxError> = match Path::new(target).extension() {
-        Some(extension) if extension == "parquet" => write_parquet,
-        Some(extension) if extension == "csv" => write_csv,
-        Some(extension) if extension == "ndjson" => write_ndjson,
+    let part = format!("{target}.{}.part", std::process::id());
+    let written = match File::create(&part) {
+        Ok(file) => write_file(answer, target, file).await,
+        Err(error) => Err(failed(target, error.into())),
+    };
+    let done =
+        written.and_then(|rows| std::fs::rename(&part, target).map(|()| rows).map_err(|e| failed(target, e.into())));
+    if done.is_err() {
+        let _ = std::fs::remove_file(&part);
+    }
+    done
+}
+
+async fn write_file(mut answer: BatchAnswer, target: &str, file: File) -> Result<usize, CliError> {
+    let failed = |error| failed(target, error);
+    let first =
+        answer.rows.try_next().await?.unwrap_or_else(|| RecordBatch::new_empty(SchemaRef::clone(&answer.schema)));
+    let mut writer: Box<dyn RowsWriter + Send> = match Path::new(target).extension() {
+        Some(extension) if extension == "parquet" => {
+            let properties = parquet_files::properties(&first).build();
+            let writer = ParallelWriter::try_new(file, SchemaRef::clone(&answer.schema), properties);
+            Box::new(writer.map_err(|error| failed(error.into()))?)
+        }
+        Some(extension) if extension == "csv" => Box::new(CsvWriter::new(file, &answer.schema)),
+        Some(extension) if extension == "ndjson" => {
+            let builder = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+            let builder = builder.with_encoder_factory(Arc::new(JsonForms));
+            Box::new(NdjsonWriter(builder.build(std::io::BufWriter::new(file))))
+        }
         _ => return Err(unknown_target(target)),
     };
-    let part = format!("{target}.{}.part", std::process::id());
-    let written = File::create(&part).map_err(BoxError::from).and_then(|file| write(rows, file));
-    let done = written.and_then(|()| Ok(std::fs::rename(&part, target)?));
-    done.map_err(|error| {
-        let _ = std::fs::remove_file(&part);
-        failed(error)
-    })
+    let mut rows = first.num_rows();
+    writer.write_rows(&first).map_err(failed)?;
+    drop(first);
+    while let Some(batch) = answer.rows.try_next().await? {
+        rows += batch.num_rows();
+        writer.write_rows(&batch).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)?;
+    Ok(rows)
+}
+
+fn failed(target: &str, source: BoxError) -> CliError {
+    CliError::Write { file: target.to_owned(), source }
 }
 
 /// # Errors
@@ -55,49 +91,59 @@ fn unknown_target(target: &str) -> CliError {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-fn write_parquet(rows: &RecordBatch, file: File) -> Result<(), BoxError> {
-    let mut writer = ArrowWriter::try_new(file, rows.schema(), None)?;
-    writer.write(rows)?;
-    writer.close()?;
-    Ok(())
+/// A file being written, batch by batch.
+trait RowsWriter {
+    fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), BoxError>;
+    fn finish(self: Box<Self>) -> Result<(), BoxError>;
 }
 
-fn write_csv(rows: &RecordBatch, file: File) -> Result<(), BoxError> {
-    let flat = lists_as_text(rows)?;
-    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(file);
-    writer.write(&flat)?;
-    Ok(())
-}
-
-/// A cell of a CSV file is a text: lists and maps are written as JSON.
-fn lists_as_text(rows: &RecordBatch) -> Result<RecordBatch, BoxError> {
-    let schema = rows.schema();
-    let mut fields: Vec<Arc<Field>> = Vec::new();
-    let mut columns: Vec<ArrayRef> = Vec::new();
-    for (field, column) in schema.fields().iter().zip(rows.columns()) {
-        if matches!(field.data_type(), DataType::List(_) | DataType::Map(..)) {
-            let values = values_to_json(&encode_column(field.name(), column));
-            let texts = values.iter().map(|value| (!value.is_null()).then(|| value.to_string()));
-            columns.push(Arc::new(texts.collect::<StringArray>()));
-            fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
-        } else {
-            columns.push(Arc::clone(column));
-            fields.push(Arc::clone(field));
-        }
+impl RowsWriter for ParallelWriter<File> {
+    fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), BoxError> {
+        Ok(self.write(rows)?)
     }
-    if columns.is_empty() {
-        return Ok(rows.clone());
+
+    fn finish(self: Box<Self>) -> Result<(), BoxError> {
+        Ok(self.close()?)
     }
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
-fn write_ndjson(rows: &RecordBatch, file: File) -> Result<(), BoxError> {
-    let mut writer = arrow::json::WriterBuilder::new()
-        .with_explicit_nulls(true)
-        .build::<_, arrow::json::writer::LineDelimited>(std::io::BufWriter::new(file));
-    writer.write(rows)?;
-    writer.finish()?;
-    Ok(())
+struct CsvWriter {
+    file: File,
+    text: String,
+}
+
+impl CsvWriter {
+    fn new(file: File, schema: &SchemaRef) -> Self {
+        let mut text = String::new();
+        write_csv_header(schema, &mut text);
+        CsvWriter { file, text }
+    }
+}
+
+impl RowsWriter for CsvWriter {
+    fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), BoxError> {
+        write_csv(rows, &mut self.text)?;
+        self.file.write_all(self.text.as_bytes())?;
+        self.text.clear();
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+struct NdjsonWriter(arrow::json::Writer<std::io::BufWriter<File>, LineDelimited>);
+
+impl RowsWriter for NdjsonWriter {
+    fn write_rows(&mut self, rows: &RecordBatch) -> Result<(), BoxError> {
+        Ok(self.0.write(rows)?)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), BoxError> {
+        self.0.finish()?;
+        Ok(self.0.into_inner().flush()?)
+    }
 }
 
 async fn write_delta(rows: &RecordBatch, path: &str) -> Result<(), CliError> {

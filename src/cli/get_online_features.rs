@@ -20,6 +20,7 @@ use crate::serving::json::{answer_to_json, column_from_json};
 use crate::serving::pb;
 use crate::serving::pb::feature_store_client::FeatureStoreClient;
 use crate::settings::OnlineStoreSettings;
+use crate::text_files::parse_object;
 use crate::time::{EventTimestamp, SystemClock};
 
 #[derive(Debug, Args)]
@@ -153,13 +154,18 @@ fn request_columns(entities: &[String], request: &[String]) -> Result<(RecordBat
 
 fn parse_entity(text: &str) -> Result<Map<String, Value>, CliError> {
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text)
-            .map_err(|error| CliError::Usage(format!("--entity `{text}` is not a JSON object: {error}")));
+        return parse_object(text).map_err(|problem| {
+            CliError::Usage(format!("--entity `{text}` is not a JSON object with each key once: {problem}"))
+        });
     }
-    text.split(',')
-        .filter(|pair| !pair.trim().is_empty())
-        .map(|pair| split_pair(pair).map(|(name, value)| (name.to_owned(), Value::from(value))))
-        .collect()
+    let mut entity = Map::new();
+    for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
+        let (name, value) = split_pair(pair)?;
+        if entity.insert(name.to_owned(), Value::from(value)).is_some() {
+            return Err(CliError::Usage(format!("`{name}` is given twice in --entity `{text}`")));
+        }
+    }
+    Ok(entity)
 }
 
 fn split_pair(text: &str) -> Result<(&str, &str), CliError> {
@@ -220,5 +226,13 @@ mod tests {
         assert_eq!(columns.column(1).null_count(), 1);
         assert!(request_columns(&["a".to_owned()], &[]).is_err());
         assert!(request_columns(&["{".to_owned()], &[]).is_err());
+    }
+
+    #[test]
+    fn a_key_is_given_once() {
+        for entity in ["k=a,k=zz", "{\"k\": \"a\", \"k\": \"zz\"}"] {
+            let error = request_columns(&[entity.to_owned()], &[]).unwrap_err().to_string();
+            assert!(error.contains("`k` is given twice"), "{error}");
+        }
     }
 }

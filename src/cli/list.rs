@@ -7,6 +7,7 @@ use super::error::CliError;
 use super::output::{Output, table};
 use super::project::Project;
 use crate::definition::{KINDS, ListedDefinition, listed, nearest};
+use crate::diagnostics::help_with_names;
 
 #[derive(Debug, Args)]
 pub struct ListArguments {
@@ -77,7 +78,6 @@ fn plural(word: &str) -> Result<&'static str, CliError> {
         **kind == word || kind.strip_suffix('s') == Some(word.as_str()) || (**kind == "entities" && word == "entity")
     };
     KINDS.iter().find(is_meant).copied().ok_or_else(|| {
-        let hint = nearest(&word, KINDS).map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-        CliError::Usage(format!("there is no kind `{word}`{hint} The kinds are {}", KINDS.join(", ")))
+        CliError::Usage(format!("there is no kind `{word}`; {}", help_with_names(&word, "kinds", &KINDS)))
     })
 }

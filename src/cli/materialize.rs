@@ -43,14 +43,15 @@ pub async fn run(project: &Project, arguments: &MaterializeArguments, output: Ou
     let started = Instant::now();
     let start = arguments.start.as_deref().map(EventTimestamp::parse).transpose()?;
     let end = arguments.end.as_deref().map(EventTimestamp::parse).transpose()?;
-    let end = end.unwrap_or_else(|| SystemClock.now());
+    let now = SystemClock.now();
+    let end = end.unwrap_or(now);
     TimeRange::new(start, Some(end))?;
     let registry = project.applied().await?;
     let views = chosen_views(&registry, &arguments.views)?;
     let job = project.job(Arc::clone(&registry))?;
     let mut documents = Vec::new();
     for view in &views {
-        documents.push(materialize_view(project, &job, view, Bounds { start, end }, output).await?);
+        documents.push(materialize_view(project, &job, view, Bounds { start, end, now }, output).await?);
     }
     let seconds = started.elapsed().as_secs_f64();
     output.say(format!("{} in {seconds:.1} s", counted(views.len(), "feature view")));

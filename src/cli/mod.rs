@@ -11,6 +11,7 @@ mod init;
 mod list;
 mod materialize;
 mod online_access;
+mod optimize;
 mod output;
 mod project;
 mod serve;
@@ -73,6 +74,8 @@ enum Command {
     Status,
     /// Delete the tables of removed views, and files that no table version needs any more.
     Vacuum(vacuum::VacuumArguments),
+    /// Bring the rows of tables together again after many small runs
+    Optimize(optimize::OptimizeArguments),
     /// Load a running server and report its latencies.
     BenchServe(bench_serve::BenchServeArguments),
 }
@@ -81,10 +84,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
-        }
+        Err(error) => return output::refuse_arguments(&error, std::env::args_os()),
     };
     start_tracing();
     let output = Output::new(arguments.output);
@@ -124,6 +124,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::List(arguments) => list::run(&project()?, &arguments, output).await,
         Command::Describe(arguments) => list::describe(&project()?, &arguments, output).await,
         Command::Status => status::run(&project()?, output).await,
+        Command::Optimize(arguments) => optimize::run(&project()?, &arguments, output).await,
         Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
         Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use super::error::CliError;
 use super::project::Project;
@@ -15,6 +17,14 @@ use crate::time::SystemClock;
 
 /// How long a command waits for another one to let go of the store.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to take a connection.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to say that it is there.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a server is asked whether it is still there, so that a call without a deadline ends when it is not.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a call may take that only reads what is known.
+const READ_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Who reads and writes the online values.
 pub enum OnlineAccess {
@@ -62,10 +72,13 @@ impl Project {
                 Err(error @ OnlineStoreError::Locked { .. }) => error,
                 Err(error) => return Err(error.into()),
             };
-            if let Some(address) = self.server_address()
-                && let Ok(channel) = connect(&address.grpc).await
-            {
-                return Ok(OnlineAccess::Server(channel));
+            if let Some(address) = self.server_address() {
+                match connect(&address.grpc).await {
+                    Ok(channel) => return Ok(OnlineAccess::Server(channel)),
+                    Err(error @ CliError::NoAnswer { .. }) => return Err(error),
+                    // A server that ended without removing its address.
+                    Err(_) => {}
+                }
             }
             if started.elapsed() > PATIENCE {
                 return Err(locked.into());
@@ -90,10 +103,32 @@ impl Project {
     }
 }
 
-/// Connects to a server's gRPC port.
+/// Connects to a server's gRPC port, and hears from it.
+///
+/// # Errors
+/// [`CliError::Unreachable`], or [`CliError::NoAnswer`]: the system takes connections for a process that is stopped.
 pub async fn connect(address: &str) -> Result<Channel, CliError> {
     let unreachable = |source| CliError::Unreachable { address: address.to_owned(), source };
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = tonic::transport::Endpoint::from_shared(url).map_err(unreachable)?;
-    endpoint.connect_timeout(Duration::from_secs(5)).tcp_nodelay(true).connect().await.map_err(unreachable)
+    let endpoint = Endpoint::from_shared(url)
+        .map_err(unreachable)?
+        .connect_timeout(CONNECT_PATIENCE)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_INTERVAL)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    let channel = endpoint.connect().await.map_err(unreachable)?;
+    let mut health = HealthClient::new(channel.clone());
+    match tokio::time::timeout(ANSWER_PATIENCE, health.check(HealthCheckRequest::default())).await {
+        // Any answer is one: what it serves is for the call to find out.
+        Ok(_) => Ok(channel),
+        Err(_) => Err(CliError::NoAnswer { address: address.to_owned(), patience: ANSWER_PATIENCE }),
+    }
+}
+
+/// A request that is given up when it takes longer than reading takes.
+pub fn read_request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(READ_DEADLINE);
+    request
 }

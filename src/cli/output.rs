@@ -1,12 +1,13 @@
 //! Printing for people and for programs.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::CliError;
-use crate::error::error_chain;
+use crate::error::{ErrorKind, error_chain};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
@@ -53,10 +54,36 @@ impl Output {
             CliError::Definitions(errors) => json!(errors.iter().collect::<Vec<_>>()),
             _ => json!([]),
         };
-        let kind = format!("{:?}", error.kind()).to_lowercase();
-        self.document(&json!({"error": {"kind": kind, "message": text, "diagnostics": diagnostics}}));
+        self.document(&error_document(error.kind(), &text, diagnostics));
         ExitCode::from(error.kind().exit_status())
     }
+}
+
+fn error_document(kind: ErrorKind, message: &str, diagnostics: Value) -> Value {
+    let kind = format!("{kind:?}").to_lowercase();
+    json!({"error": {"kind": kind, "message": message, "diagnostics": diagnostics}})
+}
+
+/// Prints why the arguments are not understood, or the help that they ask for.
+///
+/// The format is looked for in the arguments as they are, because nothing says what they mean.
+pub fn refuse_arguments(error: &clap::Error, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    if asks_for_json(arguments) {
+        let text = error.render().to_string();
+        let message = text.trim().trim_start_matches("error: ");
+        Output::new(OutputFormat::Json).document(&error_document(ErrorKind::Invalid, message, json!([])));
+    }
+    ExitCode::from(ErrorKind::Invalid.exit_status())
+}
+
+fn asks_for_json(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let is_pair = |pair: &[OsString]| pair[0] == "--output" && pair[1] == "json";
+    arguments.windows(2).any(is_pair) || arguments.iter().any(|argument| argument == "--output=json")
 }
 
 /// Prints; whoever reads may have gone away, as `head` does.

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::CliError;
-use crate::compile::{Compiler, OnDemandPlan};
-use crate::definition::{DefinitionFile, Definitions, parse_definitions};
+use crate::compile::{CompileError, Compiler, OnDemandPlan};
+use crate::definition::{DefinitionFile, Definitions, Positions, parse_located};
+use crate::diagnostics::Reporter;
 use crate::engine::Engine;
+use crate::error::{ErrorKind, error_chain};
 use crate::materialization::Job;
 use crate::offline_store::OfflineStore;
 use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog};
 use crate::settings::{Settings, resolve};
-use crate::time::TimeRange;
 
 const SETTINGS_FILE: &str = "asof.yaml";
 const DEFINITIONS_FOLDER: &str = "feature_defs";
@@ -34,18 +35,28 @@ impl Project {
         let candidates: Vec<&Path> = if folder.is_some() { vec![start.as_path()] } else { start.ancestors().collect() };
         let found = candidates.into_iter().find(|candidate| candidate.join(SETTINGS_FILE).is_file());
         let folder = found.map(Path::to_owned).ok_or_else(|| CliError::NoProject { folder: start.clone() })?;
-        let text = read(&folder.join(SETTINGS_FILE))?;
+        let text = read(&folder.join(SETTINGS_FILE), SETTINGS_FILE)?;
         let environment = |name: &str| std::env::var(name).ok();
         let settings = Settings::parse(&text, SETTINGS_FILE, &environment).map_err(CliError::Definitions)?;
         Ok(Project { folder, settings })
     }
 
-    /// What the definition files say.
+    /// What the definition files say, before it is known whether their sources agree.
     pub fn definitions(&self) -> Result<Definitions, CliError> {
+        Ok(self.written_definitions()?.definitions)
+    }
+
+    /// Where definition files are looked for.
+    pub fn definitions_folder(&self) -> PathBuf {
+        self.folder.join(DEFINITIONS_FOLDER)
+    }
+
+    fn written_definitions(&self) -> Result<WrittenDefinitions, CliError> {
         let mut files = Vec::new();
-        collect_files(&self.folder, &self.folder.join(DEFINITIONS_FOLDER), &mut files)?;
+        collect_files(&self.folder, &self.definitions_folder(), &mut files)?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        parse_definitions(&files).map_err(CliError::Definitions)
+        let (definitions, positions) = parse_located(&files).map_err(CliError::Definitions)?;
+        Ok(WrittenDefinitions { definitions, positions, files })
     }
 
     pub fn registry(&self) -> Result<Registry, CliError> {
@@ -59,6 +70,11 @@ impl Project {
 
     pub async fn catalog(&self) -> Result<Catalog, CliError> {
         Ok(Catalog::new(self.applied().await?)?)
+    }
+
+    /// The definitions as they were at an earlier version.
+    pub async fn catalog_at(&self, version: u64) -> Result<Catalog, CliError> {
+        Ok(Catalog::new(Arc::new(self.registry()?.version(version).await?))?)
     }
 
     pub fn offline_store(&self) -> Result<OfflineStore, CliError> {
@@ -82,25 +98,69 @@ impl Project {
         })
     }
 
-    /// Checks what definition files cannot tell alone: that sources have the columns and types that are declared,
-    /// that queries and expressions compile.
-    pub async fn check_sources(&self, definitions: &Definitions) -> Result<(), CliError> {
+    /// What the definition files say, checked against what they cannot tell alone: that sources have the columns and
+    /// types that are declared, that queries and expressions compile.
+    ///
+    /// # Errors
+    /// Everything that is wrong in all files, with its place.
+    pub async fn checked_definitions(&self) -> Result<Definitions, CliError> {
+        let written = self.written_definitions()?;
+        let errors = self.compile_errors(&written.definitions).await?;
+        written.report(errors)?;
+        Ok(written.definitions)
+    }
+
+    async fn compile_errors(&self, definitions: &Definitions) -> Result<Vec<CompileError>, CliError> {
         let engine = self.engine()?;
         let shared = Arc::new(definitions.clone());
+        let mut errors = Vec::new();
         for view in &definitions.feature_views {
             let compiler = Compiler::new(Arc::clone(&shared), self.folder.clone(), engine.session());
-            compiler.view(view, TimeRange::UNBOUNDED).await?;
+            errors.extend(compiler.check(view).await);
         }
         for view in &definitions.on_demand_feature_views {
-            OnDemandPlan::compile(definitions, view)?;
+            errors.extend(OnDemandPlan::compile_all(definitions, view).err().unwrap_or_default());
         }
-        Ok(())
+        Ok(errors)
     }
 }
 
-fn read(path: &Path) -> Result<String, CliError> {
-    std::fs::read_to_string(path)
-        .map_err(|source| CliError::Io { action: format!("read `{}`", path.display()), source })
+/// Definitions and the files they stand in.
+struct WrittenDefinitions {
+    definitions: Definitions,
+    positions: Positions,
+    files: Vec<DefinitionFile>,
+}
+
+impl WrittenDefinitions {
+    /// # Errors
+    /// The errors with their places in the files; one that is not the definitions' fault only if all are such.
+    fn report(&self, errors: Vec<CompileError>) -> Result<(), CliError> {
+        let mut reporter = Reporter::default();
+        for file in &self.files {
+            reporter.add_file(&file.path, &file.text);
+        }
+        let mut others = Vec::new();
+        for error in errors {
+            let span = error.place().and_then(|(owner, part)| self.positions.span(&owner, &part));
+            match span.filter(|_| error.kind() == ErrorKind::Invalid) {
+                Some(span) => reporter.error(span, error_chain(&error)),
+                None => others.push(error),
+            }
+        }
+        reporter.finish().map_err(CliError::Definitions)?;
+        others.into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// The text of a file; `shown` is its name in messages.
+fn read(path: &Path, shown: &str) -> Result<String, CliError> {
+    let bytes = std::fs::read(path).map_err(|source| CliError::Io { action: format!("read `{shown}`"), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|byte| *byte == b'\n').count();
+        let problem = format!("line {line} is not UTF-8; save the file as UTF-8");
+        CliError::Data { file: shown.to_owned(), problem }
+    })
 }
 
 fn collect_files(project: &Path, folder: &Path, files: &mut Vec<DefinitionFile>) -> Result<(), CliError> {
@@ -114,10 +174,14 @@ fn collect_files(project: &Path, folder: &Path, files: &mut Vec<DefinitionFile>)
         let path = entry.path();
         if path.is_dir() {
             collect_files(project, &path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        } else if is_yaml(&path) {
             let shown = path.strip_prefix(project).unwrap_or(&path).display().to_string();
-            files.push(DefinitionFile { path: shown, text: read(&path)? });
+            files.push(DefinitionFile { text: read(&path, &shown)?, path: shown });
         }
     }
     Ok(())
+}
+
+fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("yaml") || ending.eq_ignore_ascii_case("yml"))
 }

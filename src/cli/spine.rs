@@ -5,15 +5,17 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field as ArrowField, Schema};
-use datafusion::prelude::{DataFrame, ParquetReadOptions, SessionContext};
+use datafusion::prelude::{DataFrame, SessionContext};
 use serde_json::Value;
 
 use super::error::CliError;
 use super::project::Project;
-use crate::compile::Compiler;
+use crate::compile::{Compiler, parquet_table};
 use crate::definition::{EVENT_TIMESTAMP, Field, ValueType};
+use crate::error::error_chain;
 use crate::retrieval::{Catalog, ResolvedRequest, RetrievalError, key_array};
 use crate::serving::json::column_from_json;
+use crate::text_files::{Cell, CellKinds, Records, parse_cells, parse_object};
 use crate::time::EventTimestamp;
 
 /// The rows of a spine: a .parquet, .csv or .ndjson file, a Delta table, or a .sql file with a query over the sources.
@@ -41,9 +43,9 @@ pub async fn read_spine(
         }
         "parquet" => {
             let context = project.engine()?.session();
-            let options = ParquetReadOptions::default();
-            let frame = context.read_parquet(path, options).await.map_err(|error| data(error.to_string()))?;
-            collect(frame).await
+            let table = parquet_table(&context, std::path::Path::new(""), path).await;
+            let table = table.map_err(|error| data(error_chain(&error)))?;
+            collect(context.read_table(table).map_err(|error| data(error.to_string()))?).await
         }
         _ => return Err(data("a spine is a .parquet, .csv, .ndjson or .sql file, or a Delta table".to_owned())),
     };
@@ -109,16 +111,13 @@ fn ndjson_columns(path: &str) -> Result<Vec<TextColumn>, CliError> {
     let mut rows = 0;
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let data = |problem: String| CliError::Data { file: format!("{path}:{}", number + 1), problem };
-        let value: Value = serde_json::from_str(line).map_err(|error| data(format!("not JSON: {error}")))?;
-        let Value::Object(object) = value else { return Err(data("not a JSON object".to_owned())) };
+        let object = parse_object(line).map_err(data)?;
         for (name, value) in object {
             let column = match columns.iter().position(|(known, _)| *known == name) {
                 Some(position) => &mut columns[position].1,
                 None => &mut columns.push_mut((name, vec![Value::Null; rows])).1,
             };
-            if column.len() == rows {
-                column.push(value);
-            }
+            column.push(value);
         }
         rows += 1;
         for (_, column) in &mut columns {
@@ -131,79 +130,29 @@ fn ndjson_columns(path: &str) -> Result<Vec<TextColumn>, CliError> {
 fn csv_columns(path: &str) -> Result<Vec<TextColumn>, CliError> {
     let text = read_text(path)?;
     let data = |line: usize, problem: String| CliError::Data { file: format!("{path}:{line}"), problem };
-    let mut records = split_csv(&text).map_err(|line| data(line, "a quoted cell does not end".to_owned()))?.into_iter();
-    let Some((_, header)) = records.next() else { return Err(data(1, "there is no header line".to_owned())) };
-    let mut columns: Vec<TextColumn> = header.into_iter().map(|name| (name.unwrap_or_default(), Vec::new())).collect();
-    for (line, record) in records {
-        if record.len() != columns.len() {
-            let problem = format!("{} cells, and the header has {}", record.len(), columns.len());
+    let mut records = Records::new(&text, 1);
+    let mut cells: Vec<Cell<'_>> = Vec::new();
+    let mut read = |cells: &mut Vec<_>| {
+        records.read(cells).map_err(|quote| data(quote.line, "a quoted cell does not end".to_owned()))
+    };
+    if read(&mut cells)?.is_none() {
+        return Err(data(1, "there is no header line".to_owned()));
+    }
+    let name = |cell: &Cell<'_>| cell.as_deref().unwrap_or_default().to_owned();
+    let mut columns: Vec<TextColumn> = cells.iter().map(|cell| (name(cell), Vec::new())).collect();
+    while let Some(line) = read(&mut cells)? {
+        if cells.len() != columns.len() {
+            let problem = format!("{} cells, and the header has {}", cells.len(), columns.len());
             return Err(data(line, problem));
         }
-        for ((_, column), cell) in columns.iter_mut().zip(record) {
-            column.push(cell.map_or(Value::Null, Value::String));
+        for ((_, column), cell) in columns.iter_mut().zip(&cells) {
+            column.push(cell.as_deref().map_or(Value::Null, Value::from));
         }
     }
     Ok(columns)
 }
 
-/// Records with the line each begins on. An empty cell is null, `""` is the empty string.
-///
-/// # Errors
-/// The line of a quote that is never closed.
-fn split_csv(text: &str) -> Result<Vec<(usize, Vec<Option<String>>)>, usize> {
-    let mut records = Vec::new();
-    let mut record: Vec<Option<String>> = Vec::new();
-    let (mut cell, mut is_quoted, mut line, mut began) = (String::new(), false, 1, 1);
-    let mut chars = text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable();
-    let finish = |cell: &mut String, is_quoted: &mut bool| {
-        let is_null = cell.is_empty() && !*is_quoted;
-        *is_quoted = false;
-        let text = std::mem::take(cell);
-        if is_null { None } else { Some(text) }
-    };
-    while let Some(char) = chars.next() {
-        match char {
-            '"' if cell.is_empty() && !is_quoted => {
-                is_quoted = true;
-                let opened = line;
-                loop {
-                    match chars.next() {
-                        None => return Err(opened),
-                        Some('"') if chars.peek() == Some(&'"') => {
-                            chars.next();
-                            cell.push('"');
-                        }
-                        Some('"') => break,
-                        Some(inside) => {
-                            line += usize::from(inside == '\n');
-                            cell.push(inside);
-                        }
-                    }
-                }
-            }
-            ',' => record.push(finish(&mut cell, &mut is_quoted)),
-            '\r' if chars.peek() == Some(&'\n') => {}
-            '\n' => {
-                let is_blank = record.is_empty() && cell.is_empty() && !is_quoted;
-                record.push(finish(&mut cell, &mut is_quoted));
-                let done = std::mem::take(&mut record);
-                if !is_blank {
-                    records.push((began, done));
-                }
-                line += 1;
-                began = line;
-            }
-            other => cell.push(other),
-        }
-    }
-    if !record.is_empty() || !cell.is_empty() || is_quoted {
-        record.push(finish(&mut cell, &mut is_quoted));
-        records.push((began, record));
-    }
-    Ok(records)
-}
-
-/// Join keys, request values and times in their declared types, other columns in what their values look like.
+/// Join keys, request values and times in their declared types; other columns as what they hold, each value unchanged.
 fn typed_columns(
     path: &str,
     columns: Vec<TextColumn>,
@@ -224,9 +173,9 @@ fn typed_columns(
             None => None,
         };
         let array = match declared {
-            Some(field) if is_csv => read_as(texts(&values), field)?,
+            Some(field) if is_csv => read_as(Arc::new(texts(&values)), field)?,
             Some(field) => read_as(column_from_json(&name, &values).map_err(|e| data(e.to_string()))?, field)?,
-            None if is_csv => infer(&values),
+            None if is_csv => carried(&texts(&values)),
             None => column_from_json(&name, &values).map_err(|error| data(error.to_string()))?,
         };
         fields.push(ArrowField::new(name, array.data_type().clone(), true));
@@ -241,8 +190,8 @@ fn read_as(array: ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalError> {
     key_array(&array, field)
 }
 
-fn texts(values: &[Value]) -> ArrayRef {
-    Arc::new(values.iter().map(Value::as_str).collect::<StringArray>())
+fn texts(values: &[Value]) -> StringArray {
+    values.iter().map(Value::as_str).collect()
 }
 
 /// Whether the column holds instants and nothing else: at least one, each with a time of day.
@@ -253,54 +202,22 @@ fn look_like_instants(values: &[Value]) -> bool {
             .all(|value| value.as_str().is_some_and(|text| text.len() > 10 && EventTimestamp::parse(text).is_ok()))
 }
 
-/// Whole numbers, numbers, booleans, or texts: the first that all cells are.
-fn infer(values: &[Value]) -> ArrayRef {
-    use arrow::array::{BooleanArray, Float64Array, Int64Array};
-    fn all<T: std::str::FromStr>(values: &[Value]) -> Option<Vec<Option<T>>> {
-        let parse = |value: &Value| match value.as_str() {
-            None => Some(None),
-            Some(text) => text.parse::<T>().ok().map(Some),
-        };
-        values.iter().map(parse).collect()
-    }
-    if values.iter().all(Value::is_null) {
-        return texts(values);
-    }
-    if let Some(ints) = all::<i64>(values) {
-        return Arc::new(Int64Array::from(ints));
-    }
-    if let Some(floats) = all::<f64>(values) {
-        return Arc::new(Float64Array::from(floats));
-    }
-    match all::<bool>(values) {
-        Some(booleans) => Arc::new(BooleanArray::from(booleans)),
-        None => texts(values),
-    }
+/// Whole numbers, numbers or booleans where all cells are written as one would write these, else texts.
+fn carried(cells: &StringArray) -> ArrayRef {
+    let mut kinds = CellKinds::default();
+    cells.iter().flatten().for_each(|cell| kinds.add(cell));
+    parse_cells(cells, &kinds.carried_type()).unwrap_or_else(|_| Arc::new(cells.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cells(text: &str) -> Vec<Vec<Option<String>>> {
-        split_csv(text).unwrap().into_iter().map(|(_, record)| record).collect()
-    }
-
-    #[test]
-    fn an_empty_cell_is_null_and_an_empty_quote_is_the_empty_string() {
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(cells("a,b\n,\"\"\n"), [vec![some("a"), some("b")], vec![None, some("")]]);
-        assert_eq!(cells("\u{feff}a\r\n\"x,\"\"y\n\"\r\n\r\nz"), [[some("a")], [some("x,\"y\n")], [some("z")]]);
-        assert_eq!(cells("a,\n"), [vec![some("a"), None]]);
-        assert_eq!(cells(""), Vec::<Vec<Option<String>>>::new());
-        assert_eq!(split_csv("a\n\"b\n"), Err(2));
-    }
-
     #[test]
     fn other_columns_are_what_their_values_look_like() {
         let column = |texts: &[&str]| texts.iter().map(|text| Value::from(*text)).collect::<Vec<_>>();
-        let data_type = |texts: &[&str]| infer(&column(texts)).data_type().to_string();
-        assert_eq!(["1", "2.5", "x"].map(|text| data_type(&[text])), ["Int64", "Float64", "Utf8"]);
+        let data_type = |cells: &[&str]| carried(&texts(&column(cells))).data_type().to_string();
+        assert_eq!(["1", "2.5", "x", "05"].map(|text| data_type(&[text])), ["Int64", "Float64", "Utf8", "Utf8"]);
         assert_eq!(data_type(&["1", "x"]), "Utf8");
         assert!(look_like_instants(&column(&["2013-01-01T00:00:00Z"])));
         assert!(!look_like_instants(&column(&["2013"])));

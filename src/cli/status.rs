@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::error::CliError;
-use super::online_access::OnlineAccess;
+use super::online_access::{OnlineAccess, ServerAddress, read_request};
 use super::output::{Output, table};
 use super::project::Project;
 use crate::online_store::ViewId;
@@ -22,7 +22,7 @@ struct ViewLine {
 pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
     let applied = project.applied().await?;
     let offline_store = project.offline_store()?;
-    let positions = online_positions(project).await?;
+    let Online { positions, server } = online(project).await?;
     let mut lines = Vec::new();
     for view in &applied.definitions.feature_views {
         let state = applied.views.get(&view.name);
@@ -37,7 +37,6 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
             needs_materialization: table_state.map(|known| known.data_version) != state.map(|state| state.data_version),
         });
     }
-    let server = project.server_address();
     print_text(project, applied.version, &lines, output);
     let documents: Vec<_> = lines
         .iter()
@@ -82,18 +81,31 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
 
 type Positions = Box<dyn Fn(&str, Option<ViewId>) -> Option<u64>>;
 
-/// The table version that each view's online values stand for, from the store or from the server that has it.
-async fn online_positions(project: &Project) -> Result<Positions, CliError> {
+/// What is known of the online store.
+struct Online {
+    /// The table version that each view's online values stand for.
+    positions: Positions,
+    /// The server that has the store, if one answers.
+    server: Option<ServerAddress>,
+}
+
+/// Read from the store, or from the server that has it.
+async fn online(project: &Project) -> Result<Online, CliError> {
     if !project.has_online_store() {
-        return Ok(Box::new(|_, _| None));
+        return Ok(Online { positions: Box::new(|_, _| None), server: None });
     }
     match project.online_access().await? {
-        OnlineAccess::Store(store) => Ok(Box::new(move |_, id| id.and_then(|id| store.position(id).ok().flatten()))),
+        OnlineAccess::Store(store) => Ok(Online {
+            positions: Box::new(move |_, id| id.and_then(|id| store.position(id).ok().flatten())),
+            server: None,
+        }),
         OnlineAccess::Server(channel) => {
-            let status = FeatureStoreClient::new(channel).get_status(GetStatusRequest {}).await?.into_inner();
-            Ok(Box::new(move |name, _| {
+            let request = read_request(GetStatusRequest {});
+            let status = FeatureStoreClient::new(channel).get_status(request).await?.into_inner();
+            let position = move |name: &str, _| {
                 status.views.iter().find(|view| view.name == name).and_then(|view| view.online_table_version)
-            }))
+            };
+            Ok(Online { positions: Box::new(position), server: project.server_address() })
         }
     }
 }

@@ -14,8 +14,7 @@ pub fn schema() -> Result<(), CliError> {
 }
 
 pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
-    let definitions = project.definitions()?;
-    project.check_sources(&definitions).await?;
+    let definitions = project.checked_definitions().await?;
     let counts = [
         ("entities", definitions.entities.len()),
         ("sources", definitions.sources.len()),

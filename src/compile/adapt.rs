@@ -7,7 +7,7 @@ use arrow::error::ArrowError;
 use datafusion::logical_expr::{Expr, cast};
 
 use super::floor_timestamp::{FloorTimestamp, floor_micros};
-use crate::arrow_types::arrow_type;
+use crate::arrow_types::{arrow_type, type_name};
 use crate::definition::ValueType;
 
 /// A column that cannot hold the declared type without changing values.
@@ -46,7 +46,7 @@ pub(super) fn adapt_expr(column: Expr, from: &DataType, to: &ValueType) -> Resul
 pub fn adapt_array(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMismatch> {
     let from = array.data_type();
     let failed = |error: ArrowError| TypeMismatch {
-        found: from.to_string(),
+        found: type_name(from),
         declared: to.clone(),
         remedy: format!("its values do not fit: {error}"),
     };
@@ -127,15 +127,4 @@ fn narrowest(from: &DataType) -> Option<ValueType> {
     let holds = |to: &ValueType| find_adaptation(from, to).is_some();
     let lists = scalars.iter().cloned().map(ValueType::list_of);
     scalars.iter().cloned().chain(lists).find(holds)
-}
-
-/// How messages name an Arrow type: as definitions do, where they can.
-fn type_name(from: &DataType) -> String {
-    match from {
-        DataType::Decimal128(precision, scale) => format!("decimal({precision}, {scale})"),
-        other => match narrowest(other) {
-            Some(same) if arrow_type(&same) == *other => same.to_string(),
-            _ => other.to_string().to_lowercase(),
-        },
-    }
 }

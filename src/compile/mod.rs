@@ -3,24 +3,32 @@
 //! ```text
 //! source  ──► its rows under their names here, instants in microseconds UTC      (source.rs)
 //! view    ──► join keys, event_timestamp, created_timestamp, features, in a range (view.rs)
-//! on-demand view ──► one physical expression a feature, for both stores           (on_demand.rs)
+//! on-demand view ──► one physical expression a feature, for both stores           (on_demand.rs, expression.rs)
 //! ```
 //!
 //! Reads schemas of files to check declared types against them; runs no job.
 
 mod adapt;
+mod as_stored;
+mod expression;
+mod files;
 mod floor_timestamp;
+mod message;
 mod on_demand;
+mod open;
 mod source;
 mod view;
 
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
-use crate::definition::{FeatureViewName, SourceName, ValueType};
+use crate::definition::{FeatureViewName, Owner, Part, SourceName, ValueType};
 use crate::error::ErrorKind;
+use crate::text_files::TextFileError;
 
 pub use adapt::{TypeMismatch, adapt_array};
 pub use on_demand::{OnDemandPlan, on_demand_inputs};
+pub use open::parquet_table;
 pub use source::Compiler;
 pub use view::{CompiledView, table_schema, view_join_keys};
 
@@ -30,19 +38,25 @@ pub enum CompileError {
     #[error("source `{name}` has no batch location; rows cannot be read from it")]
     NoBatchLocation { name: SourceName },
     #[error("source `{name}` cannot be read from `{path}`")]
-    Unreadable { name: SourceName, path: String, source: Box<DataFusionError> },
+    Unreadable { name: SourceName, path: String, source: Box<SourceFilesError> },
     #[error("{owner} needs column `{column}`, which {place} does not have{}", did_you_mean(nearest))]
-    MissingColumn { owner: String, column: String, place: String, nearest: Option<String> },
+    MissingColumn { owner: Owner, column: String, place: String, nearest: Option<String> },
+    #[error("source `{name}`: its columns `{first}` and `{second}` are both called `{column}`; `rename` one of them")]
+    SameColumn { name: SourceName, column: String, first: String, second: String },
     #[error("{owner}: column `{column}` is {}, declared {}: {}", mismatch.found, mismatch.declared, mismatch.remedy)]
-    Type { owner: String, column: String, mismatch: TypeMismatch },
+    Type { owner: Owner, column: String, mismatch: TypeMismatch },
     #[error(
         "feature view `{view}`: its sources are static, so its query cannot have an `event_timestamp`; set `event_timestamp` on the source"
     )]
     StaticWithTimestamp { view: FeatureViewName },
-    #[error("feature view `{view}`: its SQL cannot be compiled")]
-    Sql { view: FeatureViewName, source: Box<DataFusionError> },
-    #[error("on-demand feature `{view}:{feature}`: its expression cannot be compiled")]
-    Expression { view: FeatureViewName, feature: String, source: Box<DataFusionError> },
+    #[error("feature view `{view}`: its SQL cannot be compiled: {problem}")]
+    Sql { view: FeatureViewName, problem: String },
+    #[error(
+        "feature view `{view}`: its SQL calls `{function}`, whose result changes from run to run, so that the same run again would give other values; use a column, or `$start` and `$end`"
+    )]
+    VolatileSql { view: FeatureViewName, function: String },
+    #[error("on-demand feature `{view}:{feature}`: its expression cannot be compiled: {problem}")]
+    Expression { view: FeatureViewName, feature: String, problem: String },
     #[error(
         "on-demand feature `{view}:{feature}` calls `{function}`, whose result changes from call to call; batch and online answers would differ"
     )]
@@ -56,12 +70,34 @@ pub enum CompileError {
 impl CompileError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            CompileError::Unreadable { source, .. } => match source.find_root() {
-                DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => ErrorKind::Unavailable,
-                _ => ErrorKind::Invalid,
-            },
+            CompileError::Unreadable { source, .. } => source.kind(),
             CompileError::Plan(_) => ErrorKind::Internal,
             _ => ErrorKind::Invalid,
+        }
+    }
+
+    /// The definition that has to be changed, and the part of it; `None` if that is not what is wrong.
+    pub fn place(&self) -> Option<(Owner, Part)> {
+        let view = |view: &FeatureViewName, part| Some((Owner::FeatureView(view.clone()), part));
+        let on_demand = |view: &FeatureViewName, part| Some((Owner::OnDemandFeatureView(view.clone()), part));
+        let source = |name: &SourceName, part| Some((Owner::Source(name.clone()), part));
+        match self {
+            CompileError::NoBatchLocation { name } => source(name, Part::Name),
+            CompileError::Unreadable { name, .. } => source(name, Part::Input),
+            CompileError::SameColumn { name, column, first, second } => {
+                let renamed = if first == column { second } else { first };
+                source(name, Part::Column(renamed.clone()))
+            }
+            CompileError::MissingColumn { owner, column, .. } => Some((owner.clone(), Part::Column(column.clone()))),
+            CompileError::Type { owner, column, .. } => Some((owner.clone(), Part::ColumnType(column.clone()))),
+            CompileError::StaticWithTimestamp { view: name }
+            | CompileError::Sql { view: name, .. }
+            | CompileError::VolatileSql { view: name, .. } => view(name, Part::Input),
+            CompileError::Expression { view, feature, .. } | CompileError::Volatile { view, feature, .. } => {
+                on_demand(view, Part::Expression(feature.clone()))
+            }
+            CompileError::ExpressionType { view, feature, .. } => on_demand(view, Part::ColumnType(feature.clone())),
+            CompileError::Plan(_) => None,
         }
     }
 }
@@ -69,6 +105,60 @@ impl CompileError {
 impl From<DataFusionError> for CompileError {
     fn from(error: DataFusionError) -> Self {
         CompileError::Plan(Box::new(error))
+    }
+}
+
+/// Why the files of a source cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceFilesError {
+    #[error("there is no such file, nor a folder with files")]
+    Missing,
+    #[error("the folder itself has no {endings} file; name those below it with a glob such as `**/*{ending}`")]
+    EmptyFolder { endings: String, ending: &'static str },
+    #[error("no file matches; `*` matches within one folder, `**` crosses folders")]
+    NoMatch,
+    #[error("{problem}")]
+    Location { problem: String },
+    #[error("`{file}` is no Parquet file that can be read")]
+    Parquet { file: String, source: Box<DataFusionError> },
+    #[error("`{file}` has the column `{column}` twice; give one of them another name")]
+    ColumnTwice { file: String, column: String },
+    #[error("`{file}` has columns of other types than the files before it")]
+    Types { file: String, source: ArrowError },
+    #[error(transparent)]
+    Text(TextFileError),
+    #[error(transparent)]
+    Other(Box<DataFusionError>),
+}
+
+impl SourceFilesError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            SourceFilesError::Parquet { source, .. } | SourceFilesError::Other(source) => match source.find_root() {
+                DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => ErrorKind::Unavailable,
+                _ => ErrorKind::Invalid,
+            },
+            _ => ErrorKind::Invalid,
+        }
+    }
+}
+
+impl From<DataFusionError> for SourceFilesError {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<TextFileError>() {
+                Ok(text) => SourceFilesError::Text(*text),
+                Err(inner) => SourceFilesError::Other(Box::new(DataFusionError::External(inner))),
+            },
+            other => SourceFilesError::Other(Box::new(other)),
+        }
+    }
+}
+
+impl From<object_store::Error> for SourceFilesError {
+    fn from(error: object_store::Error) -> Self {
+        DataFusionError::from(error).into()
     }
 }
 

@@ -6,15 +6,13 @@ use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_null_ar
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::DFSchema;
-use datafusion::common::tree_node::TreeNode;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, Volatility, cast};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::prelude::SessionContext;
 
 use super::CompileError;
+use super::expression::ExpressionCompiler;
 use crate::arrow_types::{arrow_field, arrow_type};
-use crate::definition::{Definitions, FeatureViewName, Field, OnDemandFeature, OnDemandFeatureView};
+use crate::definition::{Definitions, FeatureViewName, Field, OnDemandFeatureView};
 
 /// The compiled expressions of one on-demand view.
 #[derive(Debug)]
@@ -38,18 +36,32 @@ pub fn on_demand_inputs(definitions: &Definitions, view: &OnDemandFeatureView) -
 
 impl OnDemandPlan {
     /// # Errors
-    /// An expression that does not compile over the inputs, calls a volatile function, or has a result that cannot
-    /// be cast to the declared type.
+    /// The first of those of [`Self::compile_all`].
     pub fn compile(definitions: &Definitions, view: &OnDemandFeatureView) -> Result<Self, CompileError> {
+        Self::compile_all(definitions, view).map_err(|mut errors| errors.swap_remove(0))
+    }
+
+    /// # Errors
+    /// Every expression that does not compile over the inputs, calls a function whose result changes, can never be
+    /// evaluated, or has a result that cannot be cast to the declared type; never empty.
+    pub fn compile_all(definitions: &Definitions, view: &OnDemandFeatureView) -> Result<Self, Vec<CompileError>> {
         let inputs = on_demand_inputs(definitions, view);
         let input_schema = Arc::new(Schema::new(inputs.iter().map(arrow_field).collect::<Vec<_>>()));
-        let context = SessionContext::new();
-        let df_schema = DFSchema::try_from(Arc::clone(&input_schema))?;
-        let compile = |feature: &OnDemandFeature| {
-            compile_feature(&context, &df_schema, &view.name, feature).map(|expr| (feature.field.clone(), expr))
-        };
-        let outputs = view.features.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(OnDemandPlan { view: view.name.clone(), input_schema, outputs })
+        let schema = DFSchema::try_from(Arc::clone(&input_schema)).map_err(|error| vec![error.into()])?;
+        let compiler = ExpressionCompiler::new(schema, &view.name);
+        let mut outputs = Vec::new();
+        let mut errors = Vec::new();
+        for feature in &view.features {
+            match compiler.compile(feature) {
+                Ok(expr) => outputs.push((feature.field.clone(), expr)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(OnDemandPlan { view: view.name.clone(), input_schema, outputs })
+        } else {
+            Err(errors)
+        }
     }
 
     /// The columns [`Self::evaluate`] takes, by name and type.
@@ -75,62 +87,6 @@ impl OnDemandPlan {
     }
 }
 
-fn compile_feature(
-    context: &SessionContext,
-    schema: &DFSchema,
-    view: &FeatureViewName,
-    feature: &OnDemandFeature,
-) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
-    let name = &feature.field.name;
-    let failed =
-        |source| CompileError::Expression { view: view.clone(), feature: name.clone(), source: Box::new(source) };
-    let expr = context.parse_sql_expr(&feature.expression, schema).map_err(failed)?;
-    if let Some(function) = changing_function(&expr) {
-        return Err(CompileError::Volatile { view: view.clone(), feature: name.clone(), function });
-    }
-    let compiled = context.create_physical_expr(expr.clone(), schema).map_err(failed)?;
-    let found = compiled.data_type(schema.as_arrow()).map_err(failed)?;
-    let declared = arrow_type(&feature.field.value_type);
-    if found == declared {
-        return Ok(compiled);
-    }
-    if !may_cast(&found, &declared) {
-        return Err(CompileError::ExpressionType {
-            view: view.clone(),
-            feature: name.clone(),
-            found: found.to_string().to_lowercase(),
-            declared: feature.field.value_type.clone(),
-        });
-    }
-    context.create_physical_expr(cast(expr, declared), schema).map_err(failed)
-}
-
-/// Numbers cast among themselves and strings among their forms; a number is no text and no instant.
-fn may_cast(found: &DataType, declared: &DataType) -> bool {
-    let is_number = |t: &DataType| t.is_numeric();
-    let is_time = |t: &DataType| matches!(t, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
-    let is_text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let is_list = |t: &DataType| matches!(t, DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..));
-    let alike = [&is_number as &dyn Fn(&DataType) -> bool, &is_time, &is_text, &is_list]
-        .iter()
-        .any(|is| is(found) && is(declared));
-    (alike || *found == DataType::Null) && arrow::compute::can_cast_types(found, declared)
-}
-
-/// The first function that may give another result for the same arguments.
-fn changing_function(expr: &Expr) -> Option<String> {
-    let mut function = None;
-    let _ = expr.exists(|expr| {
-        if let Expr::ScalarFunction(call) = expr
-            && call.func.signature().volatility != Volatility::Immutable
-        {
-            function = Some(call.func.name().to_owned());
-        }
-        Ok(function.is_some())
-    });
-    function
-}
-
 /// Evaluates the whole batch; where that fails, its halves, down to the rows that fail alone.
 fn evaluate_rows(
     expr: &Arc<dyn PhysicalExpr>,
@@ -149,3 +105,6 @@ fn evaluate_rows(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, Expr, ident, lit};
 
 use super::adapt::adapt_expr;
+use super::expression::changing_function;
+use super::message::plain_message;
 use super::source::{Compiler, require_column};
 use super::{CompileError, TypeMismatch};
-use crate::arrow_types::{arrow_field, arrow_type};
+use crate::arrow_types::{UTC, arrow_field, arrow_type};
 use crate::definition::{
-    CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, FeatureView, Field, SourceName, ValueType, ViewInput,
+    CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, FeatureView, Field, Owner, SourceName, ValueType, ViewInput,
 };
 use crate::time::{EventTimestamp, TimeRange};
 
@@ -49,10 +54,7 @@ impl Compiler {
     /// A source that cannot be read, a column that is missing or has another type than declared, a query that
     /// does not compile.
     pub async fn view(&self, view: &FeatureView, range: TimeRange) -> Result<CompiledView, CompileError> {
-        let mut compiled = match &view.input {
-            ViewInput::Rows { source } => self.row_view(view, source).await?,
-            ViewInput::Sql { sources, sql } => self.sql_view(view, sources, sql, range).await?,
-        };
+        let mut compiled = self.all_rows(view, range).await.map_err(|mut errors| errors.swap_remove(0))?;
         if let Some(filter) = range_filter(range)
             && !self.definitions.is_static(view)
         {
@@ -61,23 +63,42 @@ impl Compiler {
         Ok(compiled)
     }
 
-    async fn row_view(&self, view: &FeatureView, name: &SourceName) -> Result<CompiledView, CompileError> {
+    /// Everything that keeps the view from being compiled.
+    pub async fn check(&self, view: &FeatureView) -> Vec<CompileError> {
+        self.all_rows(view, TimeRange::UNBOUNDED).await.err().unwrap_or_default()
+    }
+
+    /// The view's rows; those outside of `range` need not be there.
+    ///
+    /// # Errors
+    /// Everything that is wrong; never empty.
+    async fn all_rows(&self, view: &FeatureView, range: TimeRange) -> Result<CompiledView, Vec<CompileError>> {
+        let input = match &view.input {
+            ViewInput::Rows { source } => self.source_rows(source).await,
+            ViewInput::Sql { sources, sql } => self.sql_rows(view, sources, sql, range).await,
+        };
+        self.project(view, input.map_err(|error| vec![error])?)
+    }
+
+    async fn source_rows(&self, name: &SourceName) -> Result<InputRows, CompileError> {
         let Some(source) = self.definitions.source(name.as_str()) else {
             return Err(CompileError::NoBatchLocation { name: name.clone() });
         };
-        let frame = self.source(source).await?;
-        let place = format!("source `{name}`");
-        let event = source.event_timestamp.as_deref();
-        self.project(view, frame, event, source.created_timestamp.as_deref(), &place)
+        Ok(InputRows {
+            frame: self.source(source).await?,
+            event_timestamp: source.event_timestamp.clone(),
+            created_timestamp: source.created_timestamp.clone(),
+            place: format!("source `{name}`"),
+        })
     }
 
-    async fn sql_view(
+    async fn sql_rows(
         &self,
         view: &FeatureView,
         sources: &[SourceName],
         sql: &str,
         range: TimeRange,
-    ) -> Result<CompiledView, CompileError> {
+    ) -> Result<InputRows, CompileError> {
         for name in sources {
             if let Some(source) = self.definitions.source(name.as_str())
                 && !self.context.table_exist(name.as_str())?
@@ -86,48 +107,66 @@ impl Compiler {
                 self.context.register_table(name.as_str(), frame.into_view())?;
             }
         }
-        let failed = |source| CompileError::Sql { view: view.name.clone(), source: Box::new(source) };
+        let failed = |error: DataFusionError| {
+            let names: Vec<&str> = sources.iter().map(SourceName::as_str).collect();
+            CompileError::Sql { view: view.name.clone(), problem: plain_message(&error, "sources", &names) }
+        };
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         let frame = self.context.sql_with_options(sql, read_only).await.map_err(failed)?;
+        if let Some(function) = changing_function_of_plan(frame.logical_plan()) {
+            return Err(CompileError::VolatileSql { view: view.name.clone(), function });
+        }
         let frame = frame.with_param_values(range_params(range)).map_err(failed)?;
         let has = |name: &str| frame.schema().fields().iter().any(|field| field.name() == name);
-        let created = has(CREATED_TIMESTAMP).then_some(CREATED_TIMESTAMP);
-        let event = match (self.definitions.is_static(view), has(EVENT_TIMESTAMP)) {
+        let created_timestamp = has(CREATED_TIMESTAMP).then(|| CREATED_TIMESTAMP.to_owned());
+        let event_timestamp = match (self.definitions.is_static(view), has(EVENT_TIMESTAMP)) {
             (true, true) => return Err(CompileError::StaticWithTimestamp { view: view.name.clone() }),
             (true, false) => None,
-            (false, _) => Some(EVENT_TIMESTAMP),
+            (false, _) => Some(EVENT_TIMESTAMP.to_owned()),
         };
-        self.project(view, frame, event, created, "its query's result")
+        Ok(InputRows { frame, event_timestamp, created_timestamp, place: "its query's result".to_owned() })
     }
 
-    /// Selects the table's columns out of `frame`, each in its declared type.
-    fn project(
-        &self,
-        view: &FeatureView,
-        frame: DataFrame,
-        event: Option<&str>,
-        created: Option<&str>,
-        place: &str,
-    ) -> Result<CompiledView, CompileError> {
+    /// Selects the table's columns out of the rows, each in its declared type.
+    fn project(&self, view: &FeatureView, input: InputRows) -> Result<CompiledView, Vec<CompileError>> {
+        let InputRows { frame, event_timestamp, created_timestamp, place } = input;
+        let has_created_timestamp = created_timestamp.is_some();
+        let mut wanted: Vec<(Option<String>, Field)> = Vec::new();
+        let same_name = |field: Field| (Some(field.name.clone()), field);
+        wanted.extend(self.definitions.join_keys(view).into_iter().map(same_name));
+        wanted.push((event_timestamp, time_field(EVENT_TIMESTAMP)));
+        wanted.push((created_timestamp, time_field(CREATED_TIMESTAMP)));
+        wanted.extend(view.features.iter().cloned().map(same_name));
         let schema = Arc::clone(frame.schema().inner());
-        let column = |name: &str, as_name: &str, value_type: &ValueType| {
-            view_column(view, &schema, place, name, value_type).map(|expr| expr.alias(as_name))
-        };
-        let time = |name: Option<&str>, as_name: &str| match name {
-            Some(name) => column(name, as_name, &ValueType::Timestamp),
-            None => Ok(lit(ScalarValue::TimestampMicrosecond(None, Some("UTC".into()))).alias(as_name)),
-        };
         let mut columns = Vec::new();
-        for key in self.definitions.join_keys(view) {
-            columns.push(column(&key.name, &key.name, &key.value_type)?);
+        let mut errors = Vec::new();
+        for (name, field) in &wanted {
+            match name.as_ref().map(|name| view_column(view, &schema, &place, name, &field.value_type)) {
+                Some(Ok(column)) => columns.push(column.alias(&field.name)),
+                Some(Err(error)) => errors.push(error),
+                None => columns.push(lit(ScalarValue::TimestampMicrosecond(None, Some(UTC.into()))).alias(&field.name)),
+            }
         }
-        columns.push(time(event, EVENT_TIMESTAMP)?);
-        columns.push(time(created, CREATED_TIMESTAMP)?);
-        for Field { name, value_type, .. } in &view.features {
-            columns.push(column(name, name, value_type)?);
+        if !errors.is_empty() {
+            return Err(errors);
         }
-        Ok(CompiledView { frame: frame.select(columns)?, has_created_timestamp: created.is_some() })
+        let frame = frame.select(columns).map_err(|error| vec![error.into()])?;
+        Ok(CompiledView { frame, has_created_timestamp })
     }
+}
+
+/// What a view's columns are selected from.
+struct InputRows {
+    frame: DataFrame,
+    /// The columns that hold the times, by their names in `frame`.
+    event_timestamp: Option<String>,
+    created_timestamp: Option<String>,
+    /// What the rows are, for messages.
+    place: String,
+}
+
+fn time_field(name: &str) -> Field {
+    Field { name: name.to_owned(), value_type: ValueType::Timestamp, description: None }
 }
 
 fn view_column(
@@ -138,14 +177,26 @@ fn view_column(
     value_type: &ValueType,
 ) -> Result<Expr, CompileError> {
     let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let owner = || format!("feature view `{}`", view.name);
-    require_column(name, &names, owner, || place.to_owned())?;
-    let field = schema.field_with_name(name).map_err(|error| datafusion::error::DataFusionError::from(error))?;
+    let owner = Owner::FeatureView(view.name.clone());
+    require_column(name, &names, &owner, place)?;
+    let field = schema.field_with_name(name).map_err(DataFusionError::from)?;
     adapt_expr(ident(name), field.data_type(), value_type).map_err(|mismatch: TypeMismatch| CompileError::Type {
-        owner: owner(),
+        owner,
         column: name.to_owned(),
         mismatch,
     })
+}
+
+/// The first function anywhere in the plan that may give another result for the same arguments.
+fn changing_function_of_plan(plan: &LogicalPlan) -> Option<String> {
+    let mut function = None;
+    let _ = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            function = function.take().or_else(|| changing_function(expr));
+            Ok(if function.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })
+    });
+    function
 }
 
 fn instant(micros: i64) -> ScalarValue {

@@ -10,6 +10,7 @@ mod listing;
 mod model;
 mod names;
 mod parse;
+mod positions;
 mod raw;
 mod validate;
 mod value_type;
@@ -18,7 +19,8 @@ pub use crate::diagnostics::Diagnostic;
 pub use listing::{KINDS, ListedDefinition, listed};
 pub use model::*;
 pub use names::{EntityName, FeatureServiceName, FeatureViewName, SourceName, is_valid_name, nearest};
-pub use parse::{DefinitionErrors, DefinitionFile, json_schema, parse_definitions};
+pub use parse::{DefinitionErrors, DefinitionFile, json_schema, parse_definitions, parse_located};
+pub use positions::{Owner, Part, Positions};
 pub use value_type::{ParseTypeError, ValueType};
 
 #[cfg(test)]

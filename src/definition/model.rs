@@ -223,6 +223,15 @@ pub const EVENT_TIMESTAMP: &str = "event_timestamp";
 pub const CREATED_TIMESTAMP: &str = "created_timestamp";
 
 impl Definitions {
+    pub fn is_empty(&self) -> bool {
+        let Definitions { entities, sources, feature_views, on_demand_feature_views, feature_services } = self;
+        entities.is_empty()
+            && sources.is_empty()
+            && feature_views.is_empty()
+            && on_demand_feature_views.is_empty()
+            && feature_services.is_empty()
+    }
+
     pub fn entity(&self, name: &str) -> Option<&Entity> {
         self.entities.iter().find(|entity| entity.name.as_str() == name)
     }

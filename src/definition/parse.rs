@@ -1,6 +1,7 @@
 //! The way in: files to definitions, and the JSON Schema of a file.
 
 use super::model::Definitions;
+use super::positions::Positions;
 use super::raw::RawFile;
 use super::validate::validate;
 use crate::diagnostics::{Diagnostics, Reporter};
@@ -23,6 +24,14 @@ pub type DefinitionErrors = Diagnostics;
 /// All that is wrong in all files. What follows from an error that is told already (a name that is defined in a file
 /// that cannot be read) is not told again.
 pub fn parse_definitions(files: &[DefinitionFile]) -> Result<Definitions, DefinitionErrors> {
+    parse_located(files).map(|(definitions, _)| definitions)
+}
+
+/// As [`parse_definitions`], with the places of the definitions; a span's file is an index into `files`.
+///
+/// # Errors
+/// Those of [`parse_definitions`].
+pub fn parse_located(files: &[DefinitionFile]) -> Result<(Definitions, Positions), DefinitionErrors> {
     let mut reporter = Reporter::default();
     let mut raw = RawFile::default();
     for file in files {
@@ -32,9 +41,10 @@ pub fn parse_definitions(files: &[DefinitionFile]) -> Result<Definitions, Defini
             None => raw.incomplete = true,
         }
     }
+    let positions = Positions::of(&raw);
     let definitions = validate(raw, &mut reporter);
     reporter.finish()?;
-    Ok(definitions)
+    Ok((definitions, positions))
 }
 
 /// The JSON Schema of a definition file, for editors.

@@ -36,6 +36,8 @@ pub struct Bounds {
     pub start: Option<EventTimestamp>,
     /// Exclusive.
     pub end: EventTimestamp,
+    /// The clock when the run begins: what happens later is not materialized, however far the run goes.
+    pub now: EventTimestamp,
 }
 
 /// What a job did.
@@ -111,12 +113,14 @@ impl Job {
         let (rows, has_created_timestamp) = self.sorted_rows(view, range, progress).await?;
         let rows = each_once(rows, view_join_keys(&self.registry.definitions, view).len(), Arc::clone(progress))
             .map_err(rows_failed)?;
+        let until = range.end.filter(|_| !is_static).map(|end| end.min(bounds.now));
         let replacement = Replacement {
             view: view.name.clone(),
             view_id: state.id,
             data_version: range.start.is_none().then_some(state.data_version),
             range,
-            tail_start: range.end.filter(|_| !is_static).map(|end| end.saturating_sub(lookback(view))),
+            materialized_until: until,
+            tail_start: until.map(|until| until.saturating_sub(lookback(view))),
             schema: table_schema(&self.registry.definitions, view),
             has_created_timestamp,
         };
@@ -191,7 +195,7 @@ mod tests {
             has_created_timestamp: false,
         };
         let run = |table: Option<&TableState>, start: Option<i64>, end: i64| {
-            let bounds = Bounds { start: start.map(at), end: at(end) };
+            let bounds = Bounds { start: start.map(at), end: at(end), now: at(end) };
             range_to_run(&view, state, table, bounds).map(|range| (range.start, range.end))
         };
         let range = |start: Option<i64>, end: i64| Some((start.map(at), Some(at(end))));

@@ -29,8 +29,6 @@ pub use sync::{SyncedView, remove_unknown_views, sync_view};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MaterializationError {
-    #[error("feature view `{view}` has no batch source to materialize")]
-    NoBatchSource { view: FeatureViewName },
     #[error("feature view `{view}` is not in the registry's state; run `asof apply`")]
     NotApplied { view: FeatureViewName },
     #[error("feature view `{view}` is being written by other runs all the time; run it again later")]
@@ -50,7 +48,6 @@ pub enum MaterializationError {
 impl MaterializationError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            MaterializationError::NoBatchSource { .. } => ErrorKind::Invalid,
             MaterializationError::NotApplied { .. } => ErrorKind::Precondition,
             MaterializationError::Busy { .. } => ErrorKind::Conflict,
             MaterializationError::Compile { source, .. } => source.kind(),

@@ -21,9 +21,9 @@ use super::MaterializationError;
 use crate::arrow_types::arrow_type;
 use crate::definition::{CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, FeatureView, FeatureViewName, Field};
 use crate::engine::Engine;
-use crate::offline_store::{OfflineStore, ViewTable};
+use crate::offline_store::{Changed, OfflineStore, ViewTable};
 use crate::online_store::{
-    BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, ValueEncoder, ViewId, version_key,
+    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, ValueEncoder, ViewId, version_key,
 };
 use crate::registry::{RegistryVersion, ViewState};
 use crate::time::{EventTimestamp, TimeRange};
@@ -73,14 +73,19 @@ pub async fn sync_view(
     let Some(table) = table.filter(|table| table.state().view_id == Some(state.id)) else {
         return Ok(nothing(None));
     };
-    let position = online_store.position(ViewId(state.id))?;
+    let sync = Sync { definitions: &registry.definitions, view, state, online_store, engine };
+    let position = sync.position(&table)?;
     if position == Some(table.version()) {
         return Ok(nothing(position));
     }
-    let sync = Sync { definitions: &registry.definitions, view, state, online_store, engine };
     let has_new_schema = sync.forget_position_under_new_schema(position)?;
     let old = match position {
-        Some(position) if !has_new_schema => sync.old_version(offline_store, &table, position).await?,
+        Some(position) if !has_new_schema && position != UNKNOWN_POSITION => match table.changed_since(position).await?
+        {
+            Changed::Nothing => return sync.advance(&table),
+            Changed::Range(range) => sync.old_version(offline_store, position, range).await?,
+            Changed::Unknown => None,
+        },
         _ => None,
     };
     match old {
@@ -101,6 +106,23 @@ struct Sync<'a> {
 const UNKNOWN_POSITION: u64 = u64::MAX;
 
 impl Sync<'_> {
+    /// The version of this table that the stored values stand for; those of another one stand for nothing known.
+    ///
+    /// The position goes before the origin does, so that a crash between the two leaves no version of a wrong table.
+    fn position(&self, table: &ViewTable) -> Result<Option<u64>, MaterializationError> {
+        let id = ViewId(self.state.id);
+        let table_id = table.id()?;
+        let position = self.online_store.position(id)?;
+        if self.online_store.origin(id)?.as_deref() == Some(table_id.as_str()) {
+            return Ok(position);
+        }
+        if position.is_some() {
+            self.online_store.bulk_writer(id)?.finish(UNKNOWN_POSITION)?;
+        }
+        self.online_store.set_origin(id, &table_id)?;
+        Ok(position.map(|_| UNKNOWN_POSITION))
+    }
+
     /// Whether values are to be written under another schema than the last ones were.
     ///
     /// Rows that are equal under the new schema may differ in what they hold under the old one, such as a feature
@@ -122,14 +144,29 @@ impl Sync<'_> {
         Ok(true)
     }
 
+    /// The stored values stand for this version of the table, too.
+    fn advance(&self, table: &ViewTable) -> Result<SyncedView, MaterializationError> {
+        let writer = self.online_store.bulk_writer(ViewId(self.state.id))?;
+        let summary = writer.finish(table.version())?;
+        Ok(self.synced(table, summary))
+    }
+
+    fn synced(&self, table: &ViewTable, summary: BulkSummary) -> SyncedView {
+        SyncedView {
+            view: self.view.name.clone(),
+            table_version: Some(table.version()),
+            rows_put: summary.rows_put,
+            rows_deleted: summary.rows_deleted,
+        }
+    }
+
     /// The table that the stored values stand for, and the range outside of which it equals the newest one.
     async fn old_version(
         &self,
         offline_store: &OfflineStore,
-        table: &ViewTable,
         position: u64,
+        range: TimeRange,
     ) -> Result<Option<(ViewTable, TimeRange)>, MaterializationError> {
-        let Some(range) = table.changed_since(position).await? else { return Ok(None) };
         let old = offline_store.view_table_at(&self.view.name, position).await?;
         let old = old.filter(|old| old.state().view_id == Some(self.state.id));
         Ok(old.map(|old| (old, range)))
@@ -183,12 +220,7 @@ impl Sync<'_> {
         }
         self.delete_rest(&mut writer, &mut old, old_row).await?;
         let summary = writer.finish(table.version())?;
-        Ok(SyncedView {
-            view: self.view.name.clone(),
-            table_version: Some(table.version()),
-            rows_put: summary.rows_put,
-            rows_deleted: summary.rows_deleted,
-        })
+        Ok(self.synced(table, summary))
     }
 
     async fn delete_rest(

@@ -9,6 +9,7 @@
 //! What the rows stand for travels in the same commit, as Delta application transactions ([`TableState`]).
 //! Knows nothing of sources, of feature definitions beyond names, or of the online store.
 
+mod optimize;
 mod replace;
 mod table;
 mod vacuum;
@@ -21,8 +22,9 @@ use url::Url;
 use crate::definition::FeatureViewName;
 use crate::error::ErrorKind;
 
-pub use replace::{Replaced, Replacement};
-pub use table::{CommittedRange, TableState, ViewTable};
+pub use optimize::Optimized;
+pub use replace::{PAGE_ROWS_MAX, Replaced, Replacement};
+pub use table::{Changed, CommittedRange, TableState, ViewTable};
 
 /// The tables of a project, under one folder or object-store URL.
 #[derive(Debug, Clone)]

@@ -24,8 +24,6 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::{StreamExt, TryStreamExt};
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
 
 use super::table::{
     COMMIT_INFO, CommittedRange, TRANSACTION_DATA_VERSION, TRANSACTION_HAS_CREATED, TRANSACTION_MATERIALIZED_UNTIL,
@@ -33,11 +31,13 @@ use super::table::{
 };
 use super::{OfflineStore, OfflineStoreError};
 use crate::definition::{EVENT_TIMESTAMP, FeatureViewName};
+use crate::parquet_files;
 use crate::time::{EventTimestamp, TimeRange};
 
 const FILE_BYTES_TARGET: u64 = 128 << 20;
 const ROW_GROUP_ROWS_MAX: usize = 256 * 1024;
-const PAGE_ROWS_MAX: usize = 8 * 1024;
+/// Rows of a page of a table's files.
+pub const PAGE_ROWS_MAX: usize = 8 * 1024;
 /// How often a commit is tried again after disjoint commits of other runs.
 const COMMIT_TRIES_MAX: usize = 100;
 
@@ -50,6 +50,8 @@ pub struct Replacement {
     pub data_version: Option<u64>,
     /// Unbounded for static views, whose every run replaces all rows.
     pub range: TimeRange,
+    /// How far the view is materialized after the run; None for static views.
+    pub materialized_until: Option<EventTimestamp>,
     /// Where the tail begins; see the module.
     pub tail_start: Option<EventTimestamp>,
     /// Columns of the rows: join keys, event and created timestamp, features.
@@ -81,7 +83,7 @@ impl OfflineStore {
     ) -> Result<Replaced, OfflineStoreError> {
         let mut table = self.view_table_or_create(replacement).await?;
         let base_version = base_version.unwrap_or(0);
-        let (adds, rows_written) = write_rows(&table, replacement, rows).await?;
+        let (adds, rows_written) = write_rows(&table, &replacement.schema, replacement.tail_start, rows).await?;
         for _ in 0..COMMIT_TRIES_MAX {
             if table.version() > base_version && overtaken(&table, base_version, replacement).await? {
                 return Err(OfflineStoreError::Conflict { view: replacement.view.clone() });
@@ -137,11 +139,13 @@ fn delta_schema(schema: &SchemaRef) -> Result<StructType, DeltaTableError> {
 async fn overtaken(table: &ViewTable, base_version: u64, new: &Replacement) -> Result<bool, OfflineStoreError> {
     let commits = table.commits_since(base_version).await?;
     Ok(commits.is_none_or(|commits| {
-        commits.iter().any(|commit| commit.view_id != new.view_id || commit.range.overlaps(&new.range))
+        commits
+            .iter()
+            .any(|commit| commit.view_id != new.view_id || commit.range.is_some_and(|range| range.overlaps(&new.range)))
     }))
 }
 
-fn is_conflict(error: &DeltaTableError) -> bool {
+pub(super) fn is_conflict(error: &DeltaTableError) -> bool {
     matches!(
         error,
         DeltaTableError::VersionAlreadyExists(_)
@@ -154,19 +158,26 @@ fn is_conflict(error: &DeltaTableError) -> bool {
 }
 
 /// Writes the rows into new files that no commit names yet.
-async fn write_rows(
+pub(super) async fn write_rows(
     table: &ViewTable,
-    replacement: &Replacement,
+    schema: &SchemaRef,
+    tail_start: Option<EventTimestamp>,
     mut rows: SendableRecordBatchStream,
 ) -> Result<(Vec<Add>, u64), OfflineStoreError> {
     let failed = |source| table.failed("written", source);
-    let mut body = new_writer(&table.table, &replacement.schema).map_err(failed)?;
-    let mut tail = new_writer(&table.table, &replacement.schema).map_err(failed)?;
+    let mut writers: Option<[RecordBatchWriter; 2]> = None;
     let mut rows_written = 0;
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(|source| table.rows_failed(source))?;
         rows_written += batch.num_rows() as u64;
-        let (before, after) = match replacement.tail_start {
+        let [body, tail] = match &mut writers {
+            Some(writers) => writers,
+            None => {
+                let new = || new_writer(&table.table, schema, &batch).map_err(failed);
+                writers.insert([new()?, new()?])
+            }
+        };
+        let (before, after) = match tail_start {
             Some(tail_start) => split_at(&batch, tail_start).map_err(|source| failed(source.into()))?,
             None => (Some(batch), None),
         };
@@ -177,14 +188,20 @@ async fn write_rows(
             tail.write(batch).await.map_err(failed)?;
         }
     }
-    let mut adds = body.flush().await.map_err(failed)?;
-    adds.extend(tail.flush().await.map_err(failed)?);
+    let mut adds = Vec::new();
+    for mut writer in writers.into_iter().flatten() {
+        adds.extend(writer.flush().await.map_err(failed)?);
+    }
     Ok((adds, rows_written))
 }
 
-fn new_writer(table: &DeltaTable, schema: &SchemaRef) -> Result<RecordBatchWriter, DeltaTableError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
+/// A writer of new files, laid out for rows like those of `sample`.
+fn new_writer(
+    table: &DeltaTable,
+    schema: &SchemaRef,
+    sample: &RecordBatch,
+) -> Result<RecordBatchWriter, DeltaTableError> {
+    let properties = parquet_files::properties(sample)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         .set_write_batch_size(1024)
@@ -312,7 +329,7 @@ async fn rewrite_outside(
         }
         let writer = match &mut writer {
             Some(writer) => writer,
-            None => writer.insert(new_writer(&table.table, &outside.schema()).map_err(failed)?),
+            None => writer.insert(new_writer(&table.table, &outside.schema(), &outside).map_err(failed)?),
         };
         writer.write(outside).await.map_err(failed)?;
     }
@@ -333,7 +350,7 @@ fn filter_outside(batch: &RecordBatch, range: &TimeRange) -> Result<RecordBatch,
 }
 
 async fn commit(table: &ViewTable, replacement: &Replacement, actions: Vec<Action>) -> Result<u64, DeltaTableError> {
-    let info = CommittedRange { view_id: replacement.view_id, range: replacement.range };
+    let info = CommittedRange { view_id: replacement.view_id, range: Some(replacement.range) };
     let properties = CommitProperties::default()
         .with_metadata([(COMMIT_INFO.to_owned(), serde_json::to_value(info)?)])
         .with_application_transactions(transactions(table.state(), replacement))
@@ -353,7 +370,10 @@ async fn commit(table: &ViewTable, replacement: &Replacement, actions: Vec<Actio
 /// What the table stands for after the commit.
 fn transactions(state: &TableState, replacement: &Replacement) -> Vec<Transaction> {
     let same_view = state.view_id == Some(replacement.view_id);
-    let until = if same_view { state.materialized_until.max(replacement.range.end) } else { replacement.range.end };
+    let until = match same_view {
+        true => state.materialized_until.max(replacement.materialized_until),
+        false => replacement.materialized_until,
+    };
     let mut transactions = vec![Transaction::new(TRANSACTION_VIEW_ID, i64::from(replacement.view_id))];
     transactions.push(Transaction::new(TRANSACTION_HAS_CREATED, i64::from(replacement.has_created_timestamp)));
     let data_version = replacement.data_version.or((!same_view).then_some(0));

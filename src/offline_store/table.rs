@@ -5,13 +5,18 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
+use deltalake::kernel::LogicalFileView;
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use url::Position;
 
-use super::OfflineStoreError;
+use super::{OfflineStoreError, PAGE_ROWS_MAX};
 use crate::definition::FeatureViewName;
+use crate::point_in_time_join::{TableFile, TableFiles};
 use crate::time::{EventTimestamp, TimeRange};
 
 /// What a table's rows stand for; committed with the rows as application transactions `asof.*`.
@@ -34,11 +39,24 @@ pub(super) const TRANSACTION_HAS_CREATED: &str = "asof.has_created_timestamp";
 /// Key of the commit information that holds a [`CommittedRange`].
 pub(super) const COMMIT_INFO: &str = "asof";
 
+/// The greatest reader version of the Delta protocol under which files hold plain rows in plain columns.
+const READER_VERSION_PLAIN: i32 = 1;
+
 /// The range of event time that one commit replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommittedRange {
     pub view_id: u32,
-    pub range: TimeRange,
+    /// None: the same rows lie in other files.
+    pub range: Option<TimeRange>,
+}
+
+/// What may differ between two versions of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    Nothing,
+    Range(TimeRange),
+    /// Some of the commits between them cannot be read or are not ours.
+    Unknown,
 }
 
 /// One version of a view's table.
@@ -70,6 +88,12 @@ impl ViewTable {
         self.version
     }
 
+    /// What tells this table from any other one, also at the same place.
+    pub fn id(&self) -> Result<String, OfflineStoreError> {
+        let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
+        Ok(snapshot.metadata().id().to_owned())
+    }
+
     pub fn state(&self) -> &TableState {
         &self.state
     }
@@ -86,6 +110,32 @@ impl ViewTable {
         builder.await.map_err(|source| self.rows_failed(source))
     }
 
+    /// The files of this version, for who reads them without a query; their store is registered with `environment`.
+    /// None: another engine has changed the table so that its files alone do not tell its rows (deletion vectors,
+    /// mapped columns).
+    pub fn files(&self, environment: &RuntimeEnv) -> Result<Option<TableFiles>, OfflineStoreError> {
+        let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
+        if snapshot.protocol().min_reader_version() > READER_VERSION_PLAIN {
+            return Ok(None);
+        }
+        let url = self.table.table_url();
+        let store = &url[..Position::BeforePath];
+        if url.scheme() != "file" {
+            let root = url
+                .join("/")
+                .map_err(|error| self.failed("read", DeltaTableError::InvalidTableLocation(error.to_string())))?;
+            environment.register_object_store(&root, self.table.log_store().root_object_store(None));
+        }
+        let folder = Path::from_url_path(url.path())
+            .map_err(|error| self.failed("read", DeltaTableError::InvalidTableLocation(error.to_string())))?;
+        let file = |file: LogicalFileView| TableFile {
+            path: folder.parts().chain(file.object_store_path().parts()).collect::<Path>().to_string(),
+            bytes: u64::try_from(file.size()).unwrap_or(0),
+        };
+        let files = snapshot.snapshot().log_data().iter().map(file).collect();
+        Ok(Some(TableFiles { store: format!("{store}/"), files, page_rows: PAGE_ROWS_MAX }))
+    }
+
     /// The rows of some of this version's files.
     pub(super) async fn provider_of(
         &self,
@@ -97,11 +147,11 @@ impl ViewTable {
     }
 
     /// The range outside of which this version holds the same rows as `since` did: the hull of the ranges that the
-    /// commits between them replaced. None: unknown, since some of those commits cannot be read or are not ours.
-    pub async fn changed_since(&self, since: u64) -> Result<Option<TimeRange>, OfflineStoreError> {
-        let ranges = self.commits_since(since).await?;
-        let hull = ranges.and_then(|ranges| ranges.into_iter().map(|c| c.range).reduce(|a, b| a.hull(&b)));
-        Ok(hull)
+    /// commits between them replaced.
+    pub async fn changed_since(&self, since: u64) -> Result<Changed, OfflineStoreError> {
+        let Some(commits) = self.commits_since(since).await? else { return Ok(Changed::Unknown) };
+        let hull = commits.into_iter().filter_map(|commit| commit.range).reduce(|a, b| a.hull(&b));
+        Ok(hull.map_or(Changed::Nothing, Changed::Range))
     }
 
     /// The ranges that the commits after version `since` replaced; None where a commit does not tell.

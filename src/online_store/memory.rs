@@ -1,7 +1,7 @@
 //! The online store in memory, for tests and examples.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::error::OnlineStoreError;
 use super::key::{EncodedKeys, KeyOrder, ViewId, seek_key, split_version_key, view_of, view_range};
@@ -21,6 +21,7 @@ struct State {
     timeline: BTreeMap<Vec<u8>, Vec<u8>>,
     schemas: BTreeMap<ViewId, Schemas>,
     positions: BTreeMap<ViewId, u64>,
+    origins: BTreeMap<ViewId, String>,
 }
 
 impl MemoryOnlineStore {
@@ -58,8 +59,8 @@ impl OnlineStore for MemoryOnlineStore {
         Ok(())
     }
 
-    fn schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError> {
-        Ok(self.state().schemas.get(&view).cloned().unwrap_or_default())
+    fn schemas(&self, view: ViewId) -> Result<Arc<Schemas>, OnlineStoreError> {
+        Ok(Arc::new(self.state().schemas.get(&view).cloned().unwrap_or_default()))
     }
 
     fn register_schema(&self, view: ViewId, features: &[Field]) -> Result<SchemaVersion, OnlineStoreError> {
@@ -87,6 +88,15 @@ impl OnlineStore for MemoryOnlineStore {
         Ok(self.state().positions.get(&view).copied())
     }
 
+    fn origin(&self, view: ViewId) -> Result<Option<String>, OnlineStoreError> {
+        Ok(self.state().origins.get(&view).cloned())
+    }
+
+    fn set_origin(&self, view: ViewId, table_id: &str) -> Result<(), OnlineStoreError> {
+        self.state_mut().origins.insert(view, table_id.to_owned());
+        Ok(())
+    }
+
     fn scan(
         &self,
         view: ViewId,
@@ -104,14 +114,15 @@ impl OnlineStore for MemoryOnlineStore {
         state.timeline.retain(|key, _| view_of(key) != Some(view));
         state.schemas.remove(&view);
         state.positions.remove(&view);
+        state.origins.remove(&view);
         Ok(())
     }
 
     fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError> {
         let state = self.state();
         let with_values = state.timeline.keys().filter_map(|key| view_of(key));
-        let mut views: Vec<ViewId> =
-            with_values.chain(state.schemas.keys().copied()).chain(state.positions.keys().copied()).collect();
+        let described = state.schemas.keys().chain(state.positions.keys()).chain(state.origins.keys());
+        let mut views: Vec<ViewId> = with_values.chain(described.copied()).collect();
         views.sort_unstable();
         views.dedup();
         Ok(views)

@@ -20,6 +20,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
 pub use error::{DecodeError, EncodeError, OnlineStoreError};
@@ -68,7 +69,7 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     fn read(&self, keys: &EncodedKeys, now: EventTimestamp, out: &mut OnVersion<'_>) -> Result<(), OnlineStoreError>;
 
     /// The schemas that stored values of the view may have; empty if it has none.
-    fn schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError>;
+    fn schemas(&self, view: ViewId) -> Result<Arc<Schemas>, OnlineStoreError>;
 
     /// The newest version of the view's schema, if it has these names and types in this order, else a new version:
     /// so the newest is always the one that values were last written under.
@@ -82,18 +83,24 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// The version of the offline table that the view's values stand for: the last one a bulk write finished with.
     fn position(&self, view: ViewId) -> Result<Option<u64>, OnlineStoreError>;
 
+    /// The offline table that the position is a version of; None where nobody has said.
+    fn origin(&self, view: ViewId) -> Result<Option<String>, OnlineStoreError>;
+
+    /// Says which offline table positions of the view are versions of. Durable when this returns.
+    fn set_origin(&self, view: ViewId, table_id: &str) -> Result<(), OnlineStoreError>;
+
     /// Every version of the view, in key order: keys ascend, and of one key the newest comes first.
     fn scan(
         &self,
         view: ViewId,
     ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError>;
 
-    /// Deletes the view's values, schemas and position, and nothing else. Cheap for huge views.
+    /// Deletes the view's values, schemas, position and origin, and nothing else. Cheap for huge views.
     ///
     /// Must not run together with a bulk write of the same view.
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError>;
 
-    /// The views that have a schema, a position or values, in order.
+    /// The views that have a schema, a position, an origin or values, in order.
     fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError>;
 }
 

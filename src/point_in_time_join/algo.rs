@@ -4,15 +4,14 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::error::ArrowError;
 
 use super::answer::{Answer, AnswerColumn, Winners};
-use super::key_table::SlotRange;
+use super::candidate::{AGED, AgeLimit, Candidate, NO_ROW};
+use super::matching::{Matcher, NEVER, RowTimes, micros_or_never};
 use super::retained::{RetainedBatches, RowSlot};
 use super::{ContentOrder, JoinError, JoinedView, RowStatus, SpineIndex, ViewParams};
-use crate::time::EventTimestamp;
 
 /// Joins each spine row with the newest feature row visible at its time, from feature batches in any order.
 ///
@@ -28,7 +27,7 @@ use crate::time::EventTimestamp;
 ///
 /// # Units
 /// Timestamps: microseconds since the Unix epoch, UTC. `i64::MIN` is no instant and stands for null
-/// ([`EventTimestamp::ALWAYS`]).
+/// ([`EventTimestamp::ALWAYS`](crate::time::EventTimestamp::ALWAYS)).
 ///
 /// # Source
 /// SPEC, "Time"; Feast, "Point-in-time joins".
@@ -36,52 +35,20 @@ use crate::time::EventTimestamp;
 pub struct ViewAccumulator {
     index: Arc<SpineIndex>,
     params: Arc<ViewParams>,
-    /// What no age exceeds, if there is no TTL.
-    age_micros_max: u64,
+    age: AgeLimit,
     /// The greatest row that counts from each slot on, but from none before it.
     candidates: Vec<Candidate>,
     retained: RetainedBatches,
     scratch: Scratch,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    event: i64,
-    created: i64,
-    /// Number of a retained batch, or [`NO_ROW`], or [`AGED`].
-    batch: u32,
-    row: u32,
-}
-
-/// Batch of a slot without candidate.
-const NO_ROW: u32 = u32::MAX;
-/// Batch of a candidate that is too old already in its own slot: its values will never be asked for.
-const AGED: u32 = u32::MAX - 1;
-/// Time of what has none; sorts lowest.
-const NEVER: i64 = EventTimestamp::ALWAYS.micros();
-
-impl Candidate {
-    const NONE: Candidate = Candidate { event: NEVER, created: NEVER, batch: NO_ROW, row: 0 };
-
-    fn has_values(&self) -> bool {
-        self.batch < AGED
-    }
-
-    fn is(&self, batch: u32, row: u32) -> bool {
-        self.batch == batch && self.row == row
-    }
-}
-
 /// Buffers of [`ViewAccumulator::push`], kept from batch to batch.
 #[derive(Debug, Default)]
 struct Scratch {
-    ranges: Vec<SlotRange>,
+    matcher: Matcher,
     hits: Vec<RowSlot>,
     accepted: Vec<RowSlot>,
 }
-
-/// Rows that are looked up at once: their keys' slots stay in the cache until they are used.
-const WINDOW_ROWS: usize = 8192;
 
 impl ViewAccumulator {
     /// # Errors
@@ -90,7 +57,7 @@ impl ViewAccumulator {
     pub fn new(index: Arc<SpineIndex>, params: Arc<ViewParams>) -> Result<Self, JoinError> {
         params.check(&index)?;
         Ok(ViewAccumulator {
-            age_micros_max: params.ttl.and_then(|ttl| u64::try_from(ttl.as_micros()).ok()).unwrap_or(u64::MAX),
+            age: AgeLimit::new(params.ttl),
             candidates: vec![Candidate::NONE; index.slot_times().len()],
             retained: RetainedBatches::default(),
             scratch: Scratch::default(),
@@ -112,18 +79,20 @@ impl ViewAccumulator {
         let params = Arc::clone(&self.params);
         let keys = params.keys(batch, &self.index)?;
         let values = params.values(batch)?;
-        let times = RowTimes::read(&params, batch)?;
+        let events = match params.event_timestamp {
+            Some(column) => micros_or_never(params.instants(batch, column)?),
+            None => Cow::Owned(vec![NEVER; rows]),
+        };
+        let created = params.created_timestamp.map(|column| params.instants(batch, column).map(micros_or_never));
+        let created = created.transpose()?;
+        let times = RowTimes { events: &events, created: created.as_deref(), as_known: params.as_known };
 
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.accepted.clear();
+        let found = scratch.matcher.find(&self.index, &keys, times, &mut scratch.hits);
+        found.map_err(|source| self.values_error(source))?;
         let id = self.retained.add(values, rows);
-        for start in (0..rows).step_by(WINDOW_ROWS) {
-            let len = WINDOW_ROWS.min(rows - start);
-            let keys: Vec<ArrayRef> = keys.iter().map(|key| key.slice(start, len)).collect();
-            self.index.find(&keys, len, &mut scratch.ranges).map_err(|source| self.values_error(source))?;
-            times.find_slots(start, &scratch.ranges, self.index.slot_times(), &mut scratch.hits);
-            self.offer_rows(id, &times, &scratch.hits, &mut scratch.accepted);
-        }
+        self.offer_rows(id, times, &scratch.hits, &mut scratch.accepted);
         self.retained.settle(id, || scratch.accepted.clone());
         self.scratch = scratch;
         self.compact_if_due()
@@ -174,7 +143,7 @@ impl ViewAccumulator {
                 }
                 let status = match holder.batch {
                     NO_ROW => continue,
-                    _ if self.is_aged(holder.event, times[slot]) => RowStatus::OutsideMaxAge,
+                    _ if self.age.is_exceeded(holder.event, times[slot]) => RowStatus::OutsideMaxAge,
                     _ => RowStatus::Found,
                 };
                 answer.set(rows[slot] as usize, status, holder.event, place);
@@ -191,7 +160,7 @@ impl ViewAccumulator {
     /// Numbers the candidates that have values: for each slot its number, and where each is.
     fn places(&self) -> (Vec<Option<u32>>, Winners) {
         let mut places = vec![None; self.candidates.len()];
-        let mut winners = Winners::new();
+        let mut winners = Vec::new();
         for (part, (id, batch)) in self.retained.iter().enumerate() {
             for RowSlot { row, slot } in &batch.candidates {
                 if self.candidates[*slot as usize].is(id, *row) {
@@ -200,10 +169,10 @@ impl ViewAccumulator {
                 }
             }
         }
-        (places, winners)
+        (places, Winners::Chosen(winners))
     }
 
-    fn offer_rows(&mut self, batch: u32, times: &RowTimes, hits: &[RowSlot], accepted: &mut Vec<RowSlot>) {
+    fn offer_rows(&mut self, batch: u32, times: RowTimes<'_>, hits: &[RowSlot], accepted: &mut Vec<RowSlot>) {
         for hit in hits {
             let (event, created) = times.of(hit.row as usize);
             if self.offer(hit.slot as usize, Candidate { event, created, batch, row: hit.row }) {
@@ -219,7 +188,7 @@ impl ViewAccumulator {
         if !self.beats(&challenger, &holder) {
             return false;
         }
-        if self.is_aged(challenger.event, self.index.slot_times()[slot]) {
+        if self.age.is_exceeded(challenger.event, self.index.slot_times()[slot]) {
             self.candidates[slot] = Candidate { batch: AGED, ..challenger };
         } else {
             self.candidates[slot] = challenger;
@@ -238,7 +207,7 @@ impl ViewAccumulator {
 
     #[inline]
     fn beats(&self, challenger: &Candidate, holder: &Candidate) -> bool {
-        match (challenger.event, challenger.created).cmp(&(holder.event, holder.created)) {
+        match challenger.times().cmp(&holder.times()) {
             Ordering::Less => false,
             Ordering::Greater => true,
             Ordering::Equal => self.wins_tie(challenger, holder),
@@ -252,12 +221,6 @@ impl ViewAccumulator {
         }
         let (left, right) = (self.retained.columns(challenger.batch), self.retained.columns(holder.batch));
         ContentOrder::compare(left, challenger.row as usize, right, holder.row as usize).is_gt()
-    }
-
-    /// Whether a row is too old at an asked time, which is not before its event.
-    #[inline]
-    fn is_aged(&self, event: i64, asked: i64) -> bool {
-        event != NEVER && asked.abs_diff(event) > self.age_micros_max
     }
 
     /// Copies sparse batches together however little memory they take.
@@ -295,71 +258,5 @@ impl ViewAccumulator {
 
     fn values_error(&self, source: ArrowError) -> JoinError {
         JoinError::Values { view: self.params.name.clone(), source }
-    }
-}
-
-/// The times of a batch's rows, with [`NEVER`] for null.
-struct RowTimes<'a> {
-    events: Cow<'a, [i64]>,
-    created: Option<Cow<'a, [i64]>>,
-    as_known: bool,
-}
-
-impl<'a> RowTimes<'a> {
-    fn read(params: &ViewParams, batch: &'a RecordBatch) -> Result<Self, JoinError> {
-        let micros = |column: usize| Ok(micros_or_never(params.instants(batch, column)?));
-        Ok(RowTimes {
-            events: match params.event_timestamp {
-                Some(column) => micros(column)?,
-                None => Cow::Owned(vec![NEVER; batch.num_rows()]),
-            },
-            created: params.created_timestamp.map(micros).transpose()?,
-            as_known: params.as_known,
-        })
-    }
-
-    #[inline]
-    fn of(&self, row: usize) -> (i64, i64) {
-        (self.events[row], self.created.as_ref().map_or(NEVER, |created| created[row]))
-    }
-
-    /// The rows, from `start` on, of which some slot among their group's `ranges` is the first to see them.
-    fn find_slots(&self, start: usize, ranges: &[SlotRange], slot_times: &[i64], hits: &mut Vec<RowSlot>) {
-        let events = &self.events[start..][..ranges.len()];
-        match &self.created {
-            Some(created) if self.as_known => {
-                let created = &created[start..][..ranges.len()];
-                let seen_from = |row: usize| (created[row] != NEVER).then(|| events[row].max(created[row]));
-                find_slots(start, ranges, slot_times, seen_from, hits);
-            }
-            _ => find_slots(start, ranges, slot_times, |row| Some(events[row]), hits),
-        }
-    }
-}
-
-fn find_slots(
-    start: usize,
-    ranges: &[SlotRange],
-    slot_times: &[i64],
-    seen_from: impl Fn(usize) -> Option<i64>,
-    hits: &mut Vec<RowSlot>,
-) {
-    hits.clear();
-    for (row, range) in ranges.iter().enumerate().filter(|(_, range)| !range.is_empty()) {
-        if let Some(from) = seen_from(row) {
-            let times = &slot_times[range.start as usize..range.end as usize];
-            let before = times.partition_point(|time| *time < from);
-            if before < times.len() {
-                hits.push(RowSlot { row: (start + row) as u32, slot: range.start + before as u32 });
-            }
-        }
-    }
-}
-
-fn micros_or_never(column: &ArrayRef) -> Cow<'_, [i64]> {
-    let instants = column.as_primitive::<TimestampMicrosecondType>();
-    match instants.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => Cow::Borrowed(instants.values()),
-        Some(_) => Cow::Owned(instants.iter().map(|instant| instant.unwrap_or(NEVER)).collect()),
     }
 }

@@ -1,18 +1,29 @@
 //! From winners to columns in the spine's order.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray, UInt32Array, new_null_array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
-use arrow::compute::{interleave, take};
+use arrow::compute::{concat, interleave, take};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::spawn_blocking;
 
 use super::retained::without_waste;
 use super::{JoinError, JoinedView, RowStatus};
 use crate::definition::FeatureViewName;
 use crate::time::EventTimestamp;
 
-/// Where each winner's values are: the part of a column, and the row in it. Sorted by part.
-pub(super) type Winners = Vec<(usize, usize)>;
+/// Where the winners' values are.
+#[derive(Debug)]
+pub(super) enum Winners {
+    /// For each winner the part of a column, and the row in it. Sorted by part.
+    Chosen(Vec<(usize, usize)>),
+    /// All rows of all parts, in their order.
+    All,
+}
 
 /// A view's answer but for the values, and which winner each row of the spine takes them from.
 #[derive(Debug)]
@@ -61,7 +72,8 @@ impl Answer {
     /// Builds one column; columns do not depend on each other.
     pub fn column(&self, column: AnswerColumn) -> Result<ArrayRef, JoinError> {
         let AnswerColumn { data_type, parts } = column;
-        let built = if self.winners.is_empty() {
+        let is_found = |place: &u32| *place != NO_WINNER;
+        let built = if !self.places.iter().any(is_found) {
             Ok(new_null_array(&data_type, self.places.len()))
         } else if data_type.is_primitive() || data_type == DataType::Boolean {
             self.gather_small(parts)
@@ -80,7 +92,10 @@ impl Answer {
 
     /// In two steps, each near in memory: the winners together first, in the order they lie in, then to their places.
     fn gather_small(&self, parts: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
-        let together = interleave(&slices(&parts), &self.winners)?;
+        let together = match &self.winners {
+            Winners::Chosen(winners) => interleave(&slices(&parts), winners)?,
+            Winners::All => concat(&slices(&parts))?,
+        };
         drop(parts);
         let nulls = BooleanBuffer::collect_bool(self.places.len(), |row| self.places[row] != NO_WINNER);
         let nulls = Some(NullBuffer::new(nulls)).filter(|nulls| nulls.null_count() > 0);
@@ -92,10 +107,33 @@ impl Answer {
     fn gather_any(&self, data_type: &DataType, mut parts: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
         let null = (parts.len(), 0);
         parts.push(new_null_array(data_type, 1));
-        let place = |place: &u32| self.winners.get(*place as usize).copied().unwrap_or(null);
+        let ends: Vec<usize> = parts.iter().scan(0, |end, part| Some(*end += part.len()).map(|()| *end)).collect();
+        let winner = |place: usize| match &self.winners {
+            Winners::Chosen(winners) => winners[place],
+            Winners::All => {
+                let part = ends.partition_point(|end| *end <= place);
+                (part, place + parts[part].len() - ends[part])
+            }
+        };
+        let place = |place: &u32| if *place == NO_WINNER { null } else { winner(*place as usize) };
         let places: Vec<(usize, usize)> = self.places.iter().map(place).collect();
         Ok(without_waste(interleave(&slices(&parts), &places)?))
     }
+}
+
+/// Builds the columns, as many at a time as there are `workers`.
+pub(super) async fn build(answer: Answer, columns: Vec<AnswerColumn>, workers: usize) -> Result<JoinedView, JoinError> {
+    let answer = Arc::new(answer);
+    let building = columns.into_iter().map(|column| {
+        let answer = Arc::clone(&answer);
+        async move {
+            let view = answer.view.clone();
+            let built = spawn_blocking(move || answer.column(column));
+            built.await.map_err(|source| JoinError::Stopped { view, source })?
+        }
+    });
+    let features = stream::iter(building).buffered(workers).try_collect().await?;
+    Ok(Arc::into_inner(answer).expect("every task that shared it has ended").into_joined(features))
 }
 
 fn slices(parts: &[ArrayRef]) -> Vec<&dyn Array> {

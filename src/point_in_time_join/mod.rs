@@ -17,12 +17,18 @@
 
 mod algo;
 mod answer;
+mod candidate;
 mod content_order;
+mod exec;
 mod key_table;
+mod matching;
+mod node;
 mod params;
+mod planner;
 mod retained;
 mod spine_index;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -30,12 +36,17 @@ use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use parquet::errors::ParquetError;
 
 pub use algo::ViewAccumulator;
 pub use content_order::ContentOrder;
+pub use exec::PointInTimeJoinExec;
+pub use node::{JoinSpec, JoinedViewSpec, PointInTimeJoinNode};
 pub use params::{FeatureColumn, ViewParams};
+pub use planner::{PointInTimeJoinCodec, PointInTimeJoinPlanner};
 pub use spine_index::SpineIndex;
 pub use stream::{ViewJoin, join_streams, join_views};
+pub use table::{TableFile, TableFiles, TableReads, TableView, join_table};
 
 use crate::definition::FeatureViewName;
 use crate::error::ErrorKind;
@@ -50,6 +61,17 @@ pub enum RowStatus {
     NotFound,
     /// The row that holds is older than the TTL allows.
     OutsideMaxAge,
+}
+
+impl RowStatus {
+    /// The status that a plan's column of statuses holds as this number.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => RowStatus::Found,
+            1 => RowStatus::NotFound,
+            _ => RowStatus::OutsideMaxAge,
+        }
+    }
 }
 
 /// What an answer says about one value; the numbers are those of the wire.
@@ -79,6 +101,7 @@ impl FeatureStatus {
 pub struct JoinedView {
     /// The requested features, in the order of [`ViewParams::requested`]; null unless the row is found.
     pub features: Vec<ArrayRef>,
+    /// Empty where nobody asks for them.
     pub statuses: Vec<RowStatus>,
     /// UTC; the event timestamp of the row that holds, also where it is too old; null for static rows.
     pub event_timestamps: TimestampMicrosecondArray,
@@ -129,6 +152,8 @@ pub enum JoinError {
     SpineKeys { source: ArrowError },
     #[error("feature view `{view}`: rows cannot be read")]
     Read { view: FeatureViewName, source: DataFusionError },
+    #[error("feature view `{view}`: a file of its table cannot be read")]
+    File { view: FeatureViewName, source: ParquetError },
     #[error("feature view `{view}`: the join stopped")]
     Stopped { view: FeatureViewName, source: tokio::task::JoinError },
 }

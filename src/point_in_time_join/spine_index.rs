@@ -1,7 +1,8 @@
 //! The spine, by key and time.
 
-use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, TimestampMicrosecondArray, UInt32Array};
 use arrow::buffer::NullBuffer;
+use arrow::compute::take;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
@@ -15,6 +16,7 @@ use super::key_table::{KeyTable, SlotRange};
 #[derive(Debug)]
 pub struct SpineIndex {
     table: KeyTable,
+    keys: Vec<ArrayRef>,
     key_types: Vec<DataType>,
     rows: usize,
     /// Group `g` has the slots from `group_starts[g]` to `group_starts[g + 1]`.
@@ -66,7 +68,7 @@ impl SpineIndex {
         let group_starts = starts(&group_lens);
         table.assign_slots(&group_starts);
         let (slot_times, slot_rows) = sorted_slots(&groups, &group_starts, times.values());
-        Ok(SpineIndex { table, key_types, rows, group_starts, slot_times, slot_rows })
+        Ok(SpineIndex { table, keys: keys.to_vec(), key_types, rows, group_starts, slot_times, slot_rows })
     }
 
     /// Number of rows of the spine, those without a group included.
@@ -77,6 +79,24 @@ impl SpineIndex {
     /// The types that the join keys of features must have, too.
     pub fn key_types(&self) -> &[DataType] {
         &self.key_types
+    }
+
+    /// Number of distinct keys.
+    pub(super) fn group_count(&self) -> usize {
+        self.group_starts.len() - 1
+    }
+
+    /// Each key once: columns as [`key_types`](Self::key_types) says, one row a group.
+    pub(super) fn distinct_keys(&self) -> Result<Vec<ArrayRef>, ArrowError> {
+        let group_rows = self.groups().filter_map(|group| self.slot_rows.get(group.start).copied());
+        let group_rows = UInt32Array::from_iter_values(group_rows);
+        self.keys.iter().map(|key| take(key, &group_rows, None)).collect()
+    }
+
+    /// The first and the last asked time, in microseconds; None: no row has a group.
+    pub(super) fn time_bounds(&self) -> Option<(i64, i64)> {
+        let times = self.slot_times.iter();
+        times.clone().min().copied().zip(times.max().copied())
     }
 
     pub(super) fn slot_times(&self) -> &[i64] {

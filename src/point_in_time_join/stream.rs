@@ -7,6 +7,7 @@ use futures::stream::{self, StreamExt, TryStreamExt, select_all};
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking, yield_now};
 
+use super::answer::build;
 use super::{JoinError, JoinedView, SpineIndex, ViewAccumulator, ViewParams};
 
 /// One view of a request, ready to be joined.
@@ -96,16 +97,7 @@ async fn merge(
 async fn finish(params: &ViewParams, all: ViewAccumulator, workers: usize) -> Result<JoinedView, JoinError> {
     let answering = spawn_blocking(move || all.answer());
     let (answer, columns) = answering.await.map_err(|source| stopped(params, source))?;
-    let answer = Arc::new(answer);
-    let building = columns.into_iter().map(|column| {
-        let answer = Arc::clone(&answer);
-        async move {
-            let built = spawn_blocking(move || answer.column(column));
-            built.await.map_err(|source| stopped(params, source))?
-        }
-    });
-    let features = stream::iter(building).buffered(workers).try_collect().await?;
-    Ok(Arc::into_inner(answer).expect("every task that shared it has ended").into_joined(features))
+    build(answer, columns, workers).await
 }
 
 fn stopped(params: &ViewParams, source: tokio::task::JoinError) -> JoinError {

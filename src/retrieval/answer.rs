@@ -33,8 +33,9 @@ pub struct AnswerColumn {
     pub name: String,
     pub value_type: ValueType,
     pub values: ArrayRef,
+    /// Empty where nobody asked for them.
     pub statuses: Vec<FeatureStatus>,
-    /// Null where there is none: static rows, computed features, keys that are not found.
+    /// Null where there is none: static rows, computed features, keys that are not found. Empty as the statuses are.
     pub event_timestamps: TimestampMicrosecondArray,
 }
 
@@ -188,6 +189,8 @@ pub(super) fn assemble(
     request: &RequestColumns,
 ) -> Result<Vec<AnswerColumn>, RetrievalError> {
     let rows = request.rows();
+    // Where nobody asks, the views tell no statuses.
+    let with_statuses = joined.iter().all(|view| view.statuses.len() == rows);
     let mut computed = Vec::with_capacity(resolved.on_demand.len());
     for on_demand in &resolved.on_demand {
         let input = |input: &OnDemandInput| match input {
@@ -205,8 +208,11 @@ pub(super) fn assemble(
             ),
             Origin::OnDemand { on_demand, output } => {
                 let values = computed[on_demand][output].clone();
-                let statuses = computed_statuses(&values);
-                (values, statuses, no_instants(rows))
+                let (statuses, instants) = match with_statuses {
+                    true => (computed_statuses(&values), no_instants(rows)),
+                    false => (Vec::new(), no_instants(0)),
+                };
+                (values, statuses, instants)
             }
         };
         let value_type = output.field.value_type.clone();

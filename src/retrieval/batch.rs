@@ -1,23 +1,28 @@
 //! The batch answer: a spine joined point in time with the views' tables, or with the views computed from source.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
-use arrow::compute::{concat_batches, max, min};
-use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::compute::{cast, concat_batches, max, min};
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType, UInt8Type};
 use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{Extension, LogicalPlan};
 use datafusion::prelude::{DataFrame, Expr, SessionContext, ident, lit};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 
 use super::RetrievalError;
-use super::answer::{AnswerColumn, RequestColumns, assemble};
+use super::answer::{RequestColumns, assemble};
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use crate::arrow_types::arrow_type;
 use crate::compile::{CompiledView, Compiler, adapt_array};
 use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName, Field, ValueType};
 use crate::engine::Engine;
 use crate::offline_store::{OfflineStore, ViewTable};
-use crate::point_in_time_join::{FeatureColumn, JoinedView, SpineIndex, ViewParams, join_streams};
+use crate::point_in_time_join::{JoinSpec, JoinedView, JoinedViewSpec, PointInTimeJoinNode, RowStatus};
 use crate::time::{EventTimestamp, TimeRange};
 
 /// Answers batch requests from one offline store.
@@ -39,6 +44,8 @@ pub struct BatchRequest {
     pub as_known: bool,
     /// Computes from the sources, without materialized tables.
     pub from_source: bool,
+    /// Versions of tables to read; of those not named the newest.
+    pub table_versions: Vec<TableVersion>,
     pub times: AskedTimes,
 }
 
@@ -54,14 +61,26 @@ pub enum AskedTimes {
 }
 
 /// The spine's rows in their order, each with its features.
-#[derive(Debug)]
 pub struct BatchAnswer {
-    pub rows: RecordBatch,
+    pub schema: SchemaRef,
+    /// The rows, as they are joined.
+    pub rows: BoxStream<'static, Result<RecordBatch, RetrievalError>>,
     pub registry_version: u64,
-    /// The tables that were read.
+    /// The tables that are read.
     pub tables: Vec<TableVersion>,
     /// For people.
     pub warnings: Vec<String>,
+}
+
+impl BatchAnswer {
+    /// All rows at once.
+    ///
+    /// # Errors
+    /// Those of the rows.
+    pub async fn collect(self) -> Result<RecordBatch, RetrievalError> {
+        let rows: Vec<RecordBatch> = self.rows.try_collect().await?;
+        Ok(concat_batches(&self.schema, &rows)?)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +91,7 @@ pub struct TableVersion {
 
 /// Where one view's rows are read from.
 enum ViewRows {
-    Table(Box<ViewTable>),
+    Table(Arc<ViewTable>),
     Source,
 }
 
@@ -80,27 +99,56 @@ impl BatchRetrieval {
     /// # Errors
     /// A request that does not resolve, a spine that does not fit it, a view that is not materialized.
     pub async fn get(&self, catalog: &Catalog, request: &BatchRequest) -> Result<BatchAnswer, RetrievalError> {
-        let resolved = catalog.resolve(&request.selection, request.full_feature_names)?;
-        let reader = Reader::open(self, catalog, &resolved, request).await?;
-        let (sent, times) = match &request.times {
-            AskedTimes::Spine { schema, rows, timestamp_column } => {
-                let sent = concat_batches(schema, rows)?;
-                let times = time_column(&sent, timestamp_column.as_deref())?;
-                (sent, times)
-            }
-            AskedTimes::Range(range) => reader.known_keys(Some(*range), None).await?,
-            AskedTimes::AsOf(instant) => reader.known_keys(None, Some(*instant)).await?,
-        };
-        let columns = RequestColumns::new(&resolved, sent)?;
-        let joined = reader.join_all(&columns, &times).await?;
-        let answered = assemble(&resolved, &joined, &columns)?;
+        let plan = self.plan(catalog, request).await?;
+        let joined = plan.frame.execute_stream().await?;
+        let (resolved, carried, with_statuses) = (plan.resolved, plan.carried, request.with_statuses);
+        let empty = RecordBatch::new_empty(joined.schema());
+        let schema = answer_rows(&resolved, &empty, carried, with_statuses)?.schema();
+        let rows = joined.map(move |batch| answer_rows(&resolved, &batch?, carried, with_statuses));
         Ok(BatchAnswer {
-            rows: answer_rows(&columns.sent, answered, request.with_statuses)?,
+            schema,
+            rows: rows.boxed(),
             registry_version: catalog.registry.version,
-            tables: reader.tables(),
-            warnings: reader.warnings(&times),
+            tables: plan.tables,
+            warnings: plan.warnings,
         })
     }
+
+    /// The plan that answers a request, but for the on-demand features.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn plan(&self, catalog: &Catalog, request: &BatchRequest) -> Result<BatchPlan, RetrievalError> {
+        let resolved = catalog.resolve(&request.selection, request.full_feature_names)?;
+        let reader = Reader::open(self, catalog, &resolved, request).await?;
+        let spine = reader.spine().boxed().await?;
+        let frame = reader.join(&spine).boxed().await?;
+        let (tables, warnings) = (reader.tables(), reader.warnings(spine.bounds));
+        Ok(BatchPlan { frame, tables, warnings, carried: spine.carried, resolved: Arc::clone(&resolved) })
+    }
+}
+
+/// A request, planned.
+pub struct BatchPlan {
+    /// The spine's columns, then for each view its features.
+    pub frame: DataFrame,
+    pub tables: Vec<TableVersion>,
+    pub warnings: Vec<String>,
+    /// How many columns are the spine's.
+    carried: usize,
+    resolved: Arc<ResolvedRequest>,
+}
+
+/// The keys and times of a request, as the join takes them.
+struct Spine {
+    frame: DataFrame,
+    /// How many of the columns come back in the answer.
+    carried: usize,
+    time: usize,
+    /// The column of each of the request's join keys.
+    keys: Vec<usize>,
+    /// The first and the last asked time, as far as they are known; None: there is none.
+    bounds: Option<(EventTimestamp, EventTimestamp)>,
 }
 
 /// One request's views, opened.
@@ -113,6 +161,48 @@ struct Reader<'a> {
     rows: Vec<ViewRows>,
 }
 
+/// The tables of a request's views. A view that is asked twice is read at one version.
+async fn open_tables(
+    retrieval: &BatchRetrieval,
+    catalog: &Catalog,
+    request: &BatchRequest,
+    resolved: &ResolvedRequest,
+) -> Result<HashMap<FeatureViewName, Arc<ViewTable>>, RetrievalError> {
+    let names: BTreeSet<FeatureViewName> = resolved.views.iter().map(|view| view.view.name.clone()).collect();
+    let mut opening: Vec<BoxFuture<'_, Result<(FeatureViewName, Arc<ViewTable>), RetrievalError>>> = Vec::new();
+    for name in names {
+        let table = async move {
+            let table = open_table(retrieval, catalog, &name, request).await?;
+            Ok((name, Arc::new(table)))
+        };
+        opening.push(table.boxed());
+    }
+    futures::stream::iter(opening).buffered(OPEN_AT_ONCE).try_collect().await
+}
+
+/// Tables whose logs are read at the same time.
+const OPEN_AT_ONCE: usize = 8;
+
+/// The table of a view, at the version that the request names.
+async fn open_table(
+    retrieval: &BatchRetrieval,
+    catalog: &Catalog,
+    view: &FeatureViewName,
+    request: &BatchRequest,
+) -> Result<ViewTable, RetrievalError> {
+    let not_materialized = || RetrievalError::NotMaterialized { view: view.clone() };
+    let asked = request.table_versions.iter().find(|asked| asked.view == *view);
+    let table = match asked {
+        Some(TableVersion { version, .. }) => {
+            let table = retrieval.offline_store.view_table_at(view, *version).await?;
+            table.ok_or_else(|| RetrievalError::NoVersion { view: view.clone(), version: *version })?
+        }
+        None => retrieval.offline_store.view_table(view).await?.ok_or_else(not_materialized)?,
+    };
+    let id = catalog.registry.views.get(view).map(|state| state.id);
+    if id.is_some() && table.state().view_id == id { Ok(table) } else { Err(not_materialized()) }
+}
+
 impl<'a> Reader<'a> {
     async fn open(
         retrieval: &BatchRetrieval,
@@ -123,18 +213,20 @@ impl<'a> Reader<'a> {
         let context = retrieval.engine.session();
         let definitions = Arc::new(catalog.definitions().clone());
         let compiler = Compiler::new(definitions, retrieval.project.clone(), context.clone());
-        let mut rows = Vec::new();
-        for ResolvedView { view, .. } in &resolved.views {
-            if request.from_source {
-                rows.push(ViewRows::Source);
-                continue;
-            }
-            let id = catalog.registry.views.get(&view.name).map(|state| state.id);
-            let table = retrieval.offline_store.view_table(&view.name).await?;
-            match table.filter(|table| table.state().view_id == id && id.is_some()) {
-                Some(table) => rows.push(ViewRows::Table(Box::new(table))),
-                None => return Err(RetrievalError::NotMaterialized { view: view.name.clone() }),
-            }
+        let tables = if request.from_source {
+            HashMap::new()
+        } else {
+            open_tables(retrieval, catalog, request, resolved).await?
+        };
+        let rows_of = |view: &ResolvedView| match tables.get(&view.view.name) {
+            Some(table) => ViewRows::Table(Arc::clone(table)),
+            None => ViewRows::Source,
+        };
+        let rows = resolved.views.iter().map(rows_of).collect();
+        let unused = |asked: &&TableVersion| resolved.views.iter().all(|known| known.view.name != asked.view);
+        if let Some(TableVersion { view, .. }) = request.table_versions.iter().find(unused) {
+            let names = resolved.views.iter().map(|known| known.view.name.as_str());
+            return Err(RetrievalError::unknown("feature view of this request", view.as_str(), names));
         }
         Ok(Reader { request, resolved, context, compiler, rows })
     }
@@ -161,12 +253,51 @@ impl<'a> Reader<'a> {
         }
     }
 
+    async fn spine(&self) -> Result<Spine, RetrievalError> {
+        match &self.request.times {
+            AskedTimes::Spine { schema, rows, timestamp_column } => {
+                let sent = concat_batches(schema, rows)?;
+                self.sent_spine(sent, timestamp_column.as_deref())
+            }
+            AskedTimes::Range(range) => self.known_keys(Some(*range), None).await,
+            AskedTimes::AsOf(instant) => self.known_keys(None, Some(*instant)).await,
+        }
+    }
+
+    /// The caller's rows, and after them the join keys and times in their exact types.
+    fn sent_spine(&self, sent: RecordBatch, timestamp_column: Option<&str>) -> Result<Spine, RetrievalError> {
+        let times = time_column(&sent, timestamp_column)?;
+        let bounds = min(&times).zip(max(&times));
+        let carried = sent.num_columns();
+        let columns = RequestColumns::new(self.resolved, sent)?;
+        let mut fields: Vec<_> = columns.sent.schema().fields().iter().cloned().collect();
+        let mut arrays = columns.sent.columns().to_vec();
+        let mut hide = |name: &str, array: ArrayRef| {
+            // Not a name that a file's column has.
+            fields.push(Arc::new(ArrowField::new(format!("asof:{name}"), array.data_type().clone(), true)));
+            arrays.push(array);
+        };
+        hide(EVENT_TIMESTAMP, Arc::new(times));
+        for key in &self.resolved.join_keys {
+            hide(&key.name, Arc::clone(columns.typed(&key.name)));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(columns.rows()));
+        let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
+        Ok(Spine {
+            frame: self.context.read_batch(rows)?,
+            carried,
+            time: carried,
+            keys: (carried + 1..=carried + self.resolved.join_keys.len()).collect(),
+            bounds: bounds.map(|(first, last)| (EventTimestamp::from_micros(first), EventTimestamp::from_micros(last))),
+        })
+    }
+
     /// The spine of a request without one: keys and times of the views' own rows.
     async fn known_keys(
         &self,
         range: Option<TimeRange>,
         as_of: Option<EventTimestamp>,
-    ) -> Result<(RecordBatch, TimestampMicrosecondArray), RetrievalError> {
+    ) -> Result<Spine, RetrievalError> {
         if let Some(value) = self.resolved.request_values.first() {
             let problem = format!("`{}` is a value that only the caller knows", value.name);
             return Err(RetrievalError::NoSpine { problem });
@@ -189,11 +320,14 @@ impl<'a> Reader<'a> {
         };
         let mut order: Vec<_> = keys.iter().map(|key| ident(*key).sort(true, true)).collect();
         order.push(ident(EVENT_TIMESTAMP).sort(true, true));
-        let known = known.distinct()?.sort(order)?;
-        let schema = Arc::clone(known.schema().inner());
-        let spine = concat_batches(&schema, &known.collect().await?)?;
-        let times = time_column(&spine, Some(EVENT_TIMESTAMP))?;
-        Ok((spine, times))
+        let in_range = range.and_then(|range| range.start.zip(range.end));
+        Ok(Spine {
+            frame: known.distinct()?.sort(order)?,
+            carried: keys.len() + 1,
+            time: keys.len(),
+            keys: (0..keys.len()).collect(),
+            bounds: as_of.map(|instant| (instant, instant)).or(in_range),
+        })
     }
 
     async fn keys_of(
@@ -207,7 +341,8 @@ impl<'a> Reader<'a> {
         let time = || ident(EVENT_TIMESTAMP);
         let is_key = view.join_keys.iter().map(|(key, _)| ident(key.name.as_str()).is_not_null());
         let inside = match (range, as_of) {
-            (_, Some(instant)) => vec![time().lt_eq(instant_lit(instant)).or(time().is_null())],
+            (_, Some(_)) if view.is_static => Vec::new(),
+            (_, Some(instant)) => vec![time().lt_eq(instant_lit(instant))],
             (Some(TimeRange { start, end }), None) => {
                 let start = start.map(|start| time().gt_eq(instant_lit(start)));
                 let end = end.map(|end| time().lt(instant_lit(end)));
@@ -229,78 +364,67 @@ impl<'a> Reader<'a> {
         Ok(frame.select(columns)?)
     }
 
-    /// Joins every view; views whose keys the same columns carry share one index of the spine.
-    async fn join_all(
-        &self,
-        columns: &RequestColumns,
-        times: &TimestampMicrosecondArray,
-    ) -> Result<Vec<JoinedView>, RetrievalError> {
-        let mut indexes: Vec<(Vec<&str>, Arc<SpineIndex>)> = Vec::new();
-        let mut joined = Vec::new();
+    /// One join of the spine with every view.
+    async fn join(&self, spine: &Spine) -> Result<DataFrame, RetrievalError> {
+        let (state, spine_plan) = spine.frame.clone().into_parts();
+        let mut inputs = vec![spine_plan];
+        let mut views = Vec::with_capacity(self.resolved.views.len());
         for (position, view) in self.resolved.views.iter().enumerate() {
-            let names: Vec<&str> = view.join_keys.iter().map(|(_, column)| column.as_str()).collect();
-            let index = match indexes.iter().find(|(known, _)| *known == names) {
-                Some((_, index)) => Arc::clone(index),
-                None => {
-                    let keys: Vec<ArrayRef> = names.iter().map(|name| columns.typed(name).clone()).collect();
-                    let index = Arc::new(SpineIndex::build(&keys, times)?);
-                    indexes.push((names, Arc::clone(&index)));
-                    index
-                }
-            };
-            joined.push(self.join_view(position, index, times).await?);
+            let CompiledView { mut frame, has_created_timestamp } = self.view_frame(position).await?;
+            if !view.is_static
+                && let Some(filter) = self.useful_rows(view, spine.bounds)
+            {
+                frame = frame.filter(filter)?;
+            }
+            views.push(self.view_spec(position, spine, frame.schema().as_arrow(), has_created_timestamp)?);
+            inputs.push(frame.into_unoptimized_plan());
         }
-        Ok(joined)
+        let with_times = self.request.with_statuses;
+        let spec = JoinSpec { carried: spine.carried, time: spine.time, views, with_times };
+        let node = Arc::new(PointInTimeJoinNode::try_new(spec, inputs)?);
+        Ok(DataFrame::new(state, LogicalPlan::Extension(Extension { node })))
     }
 
-    async fn join_view(
+    fn view_spec(
         &self,
         position: usize,
-        index: Arc<SpineIndex>,
-        times: &TimestampMicrosecondArray,
-    ) -> Result<JoinedView, RetrievalError> {
+        spine: &Spine,
+        rows: &Schema,
+        has_created_timestamp: bool,
+    ) -> Result<JoinedViewSpec, RetrievalError> {
         let view = &self.resolved.views[position];
-        let CompiledView { mut frame, has_created_timestamp } = self.view_frame(position).await?;
-        if !view.is_static
-            && let Some(filter) = self.useful_rows(view, times)
-        {
-            frame = frame.filter(filter)?;
-        }
-        let params = Arc::new(self.params(view, frame.schema().inner(), has_created_timestamp));
-        let partitions = frame.execute_stream_partitioned().await?;
-        Ok(join_streams(index, params, partitions).await?)
+        let spine_key = |(_, column): &(Field, String)| {
+            let key = self.resolved.join_keys.iter().position(|key| key.name == *column);
+            spine.keys[key.expect("every key of a view is a key of the request")]
+        };
+        let features = &rows.fields()[view.join_keys.len() + 2..];
+        let requested = |wanted: &Field| features.iter().position(|feature| *feature.name() == wanted.name);
+        Ok(JoinedViewSpec {
+            name: view.view.name.clone(),
+            spine_keys: view.join_keys.iter().map(spine_key).collect(),
+            is_static: view.is_static,
+            has_created_timestamp,
+            requested: view.features.iter().filter_map(requested).collect(),
+            ttl: view.view.ttl,
+            as_known: self.request.as_known,
+            files: match &self.rows[position] {
+                ViewRows::Table(table) => table.files(&self.context.runtime_env())?,
+                ViewRows::Source => None,
+            },
+        })
     }
 
     /// Rows that can be an answer: none is later than the last asked time, nor, where nobody asks why a value is
     /// null, older than the TTL allows at the first.
-    fn useful_rows(&self, view: &ResolvedView, times: &TimestampMicrosecondArray) -> Option<Expr> {
+    fn useful_rows(&self, view: &ResolvedView, bounds: Option<(EventTimestamp, EventTimestamp)>) -> Option<Expr> {
         let time = || ident(EVENT_TIMESTAMP);
-        let last = EventTimestamp::from_micros(max(times)?);
+        let (first, last) = bounds?;
         let useful = time().lt_eq(instant_lit(last));
-        match (view.view.ttl, min(times)) {
-            (Some(ttl), Some(first)) if !self.request.with_statuses => {
-                let oldest = EventTimestamp::from_micros(first).saturating_sub(ttl);
-                Some(useful.and(time().gt_eq(instant_lit(oldest))))
+        match view.view.ttl {
+            Some(ttl) if !self.request.with_statuses => {
+                Some(useful.and(time().gt_eq(instant_lit(first.saturating_sub(ttl)))))
             }
             _ => Some(useful),
-        }
-    }
-
-    fn params(&self, view: &ResolvedView, schema: &SchemaRef, has_created_timestamp: bool) -> ViewParams {
-        let keys = view.join_keys.len();
-        let features: Vec<FeatureColumn> = (keys + 2..schema.fields().len())
-            .map(|column| FeatureColumn { column, field: Arc::clone(&schema.fields()[column]) })
-            .collect();
-        let position = |wanted: &Field| features.iter().position(|f| f.field.name() == &wanted.name);
-        ViewParams {
-            name: view.view.name.clone(),
-            key_columns: (0..keys).collect(),
-            event_timestamp: (!view.is_static).then_some(keys),
-            created_timestamp: has_created_timestamp.then_some(keys + 1),
-            requested: view.features.iter().filter_map(position).collect(),
-            features,
-            ttl: view.view.ttl,
-            as_known: self.request.as_known,
         }
     }
 
@@ -317,8 +441,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Says which views are asked about times past the end of what is materialized.
-    fn warnings(&self, times: &TimestampMicrosecondArray) -> Vec<String> {
-        let Some(last) = max(times).map(EventTimestamp::from_micros) else { return Vec::new() };
+    fn warnings(&self, bounds: Option<(EventTimestamp, EventTimestamp)>) -> Vec<String> {
+        let AskedTimes::Spine { .. } = self.request.times else { return Vec::new() };
+        let Some((_, last)) = bounds else { return Vec::new() };
         let mut warnings: Vec<String> = Vec::new();
         for (view, rows) in self.resolved.views.iter().zip(&self.rows) {
             if let ViewRows::Table(table) = rows
@@ -374,12 +499,16 @@ fn no_time_column(problem: String) -> RetrievalError {
     RetrievalError::TimeColumn { problem }
 }
 
-/// The spine's columns, then each feature, followed by its status where asked for.
+/// The spine's columns, then each feature, followed by its status where asked for: of some joined rows.
 fn answer_rows(
-    sent: &RecordBatch,
-    answered: Vec<AnswerColumn>,
+    resolved: &ResolvedRequest,
+    joined: &RecordBatch,
+    carried: usize,
     with_statuses: bool,
 ) -> Result<RecordBatch, RetrievalError> {
+    let sent = joined.project(&(0..carried).collect::<Vec<_>>())?;
+    let views = joined_views(resolved, &joined.columns()[carried..], with_statuses)?;
+    let answered = assemble(resolved, &views, &RequestColumns::new(resolved, sent.clone())?)?;
     let mut fields: Vec<ArrowField> = sent.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     let mut arrays = sent.columns().to_vec();
     for column in answered {
@@ -396,4 +525,31 @@ fn answer_rows(
     }
     let options = RecordBatchOptions::new().with_row_count(Some(sent.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
+}
+
+/// The joined columns, view by view, in their declared types; without statuses where nobody asks for them.
+fn joined_views(
+    resolved: &ResolvedRequest,
+    columns: &[ArrayRef],
+    with_statuses: bool,
+) -> Result<Vec<JoinedView>, RetrievalError> {
+    let mut columns = columns.iter();
+    let mut views = Vec::with_capacity(resolved.views.len());
+    for view in &resolved.views {
+        // Tables name the items of lists in their own way.
+        let typed = |(field, column): (&Field, &ArrayRef)| match arrow_type(&field.value_type) {
+            wanted if *column.data_type() == wanted => Ok(Arc::clone(column)),
+            wanted => cast(column, &wanted),
+        };
+        let features = view.features.iter().zip(columns.by_ref()).map(typed).collect::<Result<_, _>>()?;
+        let (statuses, event_timestamps) = match with_statuses.then(|| (columns.next(), columns.next())) {
+            Some((Some(statuses), Some(times))) => {
+                let statuses = statuses.as_primitive::<UInt8Type>().values().iter();
+                (statuses.map(|status| RowStatus::from_number(*status)).collect(), times.as_primitive().clone())
+            }
+            _ => (Vec::new(), TimestampMicrosecondArray::new_null(0).with_timezone_utc()),
+        };
+        views.push(JoinedView { features, statuses, event_timestamps });
+    }
+    Ok(views)
 }

@@ -25,7 +25,7 @@ use crate::point_in_time_join::JoinError;
 use crate::time::EventTimestamp;
 
 pub use answer::{Answer, AnswerColumn, RequestColumns, key_array};
-pub use batch::{AskedTimes, BatchAnswer, BatchRequest, BatchRetrieval, TableVersion};
+pub use batch::{AskedTimes, BatchAnswer, BatchPlan, BatchRequest, BatchRetrieval, TableVersion};
 pub use online::{OnlineRequest, OnlineRetrieval};
 pub use resolve::{Catalog, FeatureSelection, Origin, OutputColumn, ResolvedRequest, ResolvedView};
 
@@ -70,8 +70,10 @@ pub enum RetrievalError {
     TimeColumn { problem: String },
     #[error("feature view `{view}` is not materialized; run `asof materialize {view}`, or ask with `from_source`")]
     NotMaterialized { view: FeatureViewName },
-    #[error("feature view `{view}` has no batch source to compute from; ask without `from_source`")]
-    NoBatchSource { view: FeatureViewName },
+    #[error(
+        "version {version} of the table of feature view `{view}` cannot be read: it was never written, or its files are vacuumed; leave the version out, or make the training set anew"
+    )]
+    NoVersion { view: FeatureViewName, version: u64 },
     #[error("{problem}; ask with a spine instead")]
     NoSpine { problem: String },
     #[error(
@@ -92,7 +94,13 @@ pub enum RetrievalError {
 
 impl From<DataFusionError> for RetrievalError {
     fn from(error: DataFusionError) -> Self {
-        RetrievalError::Rows(Arc::new(error))
+        match error {
+            DataFusionError::External(source) => match source.downcast::<JoinError>() {
+                Ok(join) => RetrievalError::Join(*join),
+                Err(source) => RetrievalError::Rows(Arc::new(DataFusionError::External(source))),
+            },
+            error => RetrievalError::Rows(Arc::new(error)),
+        }
     }
 }
 
@@ -106,7 +114,9 @@ impl RetrievalError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             RetrievalError::Unknown { .. } => ErrorKind::NotFound,
-            RetrievalError::NotMaterialized { .. } | RetrievalError::BeforeHistory { .. } => ErrorKind::Precondition,
+            RetrievalError::NotMaterialized { .. }
+            | RetrievalError::NoVersion { .. }
+            | RetrievalError::BeforeHistory { .. } => ErrorKind::Precondition,
             RetrievalError::Compile(error) => error.kind(),
             RetrievalError::OfflineStore(error) => error.kind(),
             RetrievalError::OnlineStore(error) => error.kind(),

@@ -87,7 +87,8 @@ impl OnlineRetrieval {
         let encoder = KeyEncoder::new(id, &types).map_err(crate::online_store::OnlineStoreError::from)?;
         let keys = encoder.encode(&keys, rows).map_err(crate::online_store::OnlineStoreError::from)?;
 
-        let mut decoder = RowDecoder::new(&self.store.schemas(id)?, &resolved.features);
+        let schemas = self.store.schemas(id)?;
+        let mut decoder = RowDecoder::new(&schemas, &resolved.features);
         let mut statuses = Vec::with_capacity(rows);
         let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC");
         let oldest = resolved.view.ttl.map(|ttl| now.saturating_sub(ttl));

@@ -3,7 +3,7 @@
 //! Batch and online requests resolve in the same way, which is half of why their answers agree.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::RetrievalError;
 use crate::compile::{CompileError, OnDemandPlan};
@@ -26,7 +26,12 @@ pub enum FeatureSelection {
 pub struct Catalog {
     pub registry: Arc<RegistryVersion>,
     on_demand: HashMap<String, Arc<OnDemandPlan>>,
+    /// What was asked for before, under this version of the registry.
+    resolved: RwLock<HashMap<(FeatureSelection, bool), Arc<ResolvedRequest>>>,
 }
+
+/// Questions that are remembered; few models ask more.
+const RESOLVED_MAX: usize = 1024;
 
 /// A request with every name resolved.
 #[derive(Debug)]
@@ -90,7 +95,7 @@ impl Catalog {
             OnDemandPlan::compile(definitions, view).map(|plan| (view.name.as_str().to_owned(), Arc::new(plan)))
         };
         let on_demand = definitions.on_demand_feature_views.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Catalog { registry, on_demand })
+        Ok(Catalog { registry, on_demand, resolved: RwLock::default() })
     }
 
     pub fn definitions(&self) -> &Definitions {
@@ -100,6 +105,24 @@ impl Catalog {
     /// # Errors
     /// An unknown name, with the nearest known one; two answered columns of one name, with the remedy.
     pub fn resolve(
+        &self,
+        selection: &FeatureSelection,
+        full_feature_names: bool,
+    ) -> Result<Arc<ResolvedRequest>, RetrievalError> {
+        let question = (selection.clone(), full_feature_names);
+        if let Some(known) = self.resolved.read().unwrap_or_else(PoisonError::into_inner).get(&question) {
+            return Ok(Arc::clone(known));
+        }
+        let resolved = Arc::new(self.resolve_anew(selection, full_feature_names)?);
+        let mut known = self.resolved.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= RESOLVED_MAX {
+            known.clear();
+        }
+        known.insert(question, Arc::clone(&resolved));
+        Ok(resolved)
+    }
+
+    fn resolve_anew(
         &self,
         selection: &FeatureSelection,
         full_feature_names: bool,

@@ -1,24 +1,28 @@
 //! The `asof.v1.FeatureStore` service.
 
-use std::collections::VecDeque;
-use std::io::Cursor;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema};
-use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::columns::{decode_column, encode_answer, encode_column};
+use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
 use super::state::ServerState;
 use super::status::to_status;
-use crate::retrieval::{Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineRequest};
+use crate::definition::FeatureViewName;
+use crate::metrics::ONLINE_REQUEST_ROWS;
+use crate::retrieval::{
+    Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineRequest, TableVersion,
+};
 use crate::time::{EventTimestamp, TimeRange};
 
 /// Rows of one message of a batch answer.
@@ -38,6 +42,13 @@ impl FeatureStoreService {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
     }
 
+    /// An earlier version of the definitions.
+    async fn catalog_at(&self, version: u64) -> Result<Arc<Catalog>, Status> {
+        let registry = self.state.registry.version(version).await;
+        let registry = registry.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Arc::new(Catalog::new(Arc::new(registry)).map_err(|error| to_status(error.kind(), &error))?))
+    }
+
     /// Answers an online request; used by the HTTP gateway too.
     pub(super) async fn online(
         &self,
@@ -54,6 +65,7 @@ impl FeatureStoreService {
             let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
             return Err(Status::resource_exhausted(message));
         }
+        metrics::histogram!(ONLINE_REQUEST_ROWS).record(rows as f64);
         let catalog = self.catalog()?;
         let state = Arc::clone(&self.state);
         let answer = move || {
@@ -145,14 +157,24 @@ impl FeatureStore for FeatureStoreService {
         &self,
         request: Request<Streaming<pb::GetBatchFeaturesRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
-        let request = read_batch_request(request.into_inner()).await?;
-        let catalog = self.catalog()?;
+        let (request, registry_version) = read_batch_request(request.into_inner()).await?;
+        let catalog = match registry_version {
+            0 => self.catalog()?,
+            version => self.catalog_at(version).await?,
+        };
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
             state.batch.get(&catalog, &request).await.map_err(|error| to_status(error.kind(), &error))
         }));
         let answer = work.await?;
-        Ok(Response::new(Box::pin(futures::stream::iter(AnswerMessages::new(answer)?))))
+        let (sender, messages) = mpsc::channel(MESSAGES_READY_MAX);
+        let encoding = AbortOnDrop(self.state.workers.spawn(send_answer(answer, sender)));
+        // The work ends with the stream, whoever drops it.
+        let messages = ReceiverStream::new(messages).map(move |message| {
+            let _ = &encoding;
+            message
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn list_definitions(
@@ -224,7 +246,9 @@ impl<T> Future for AbortOnDrop<T> {
     }
 }
 
-async fn read_batch_request(mut messages: Streaming<pb::GetBatchFeaturesRequest>) -> Result<BatchRequest, Status> {
+async fn read_batch_request(
+    mut messages: Streaming<pb::GetBatchFeaturesRequest>,
+) -> Result<(BatchRequest, u64), Status> {
     let first = messages.message().await?.and_then(|message| message.part);
     let Some(get_batch_features_request::Part::Header(header)) = first else {
         return Err(Status::invalid_argument("the first message has to be the header"));
@@ -246,94 +270,75 @@ async fn read_batch_request(mut messages: Streaming<pb::GetBatchFeaturesRequest>
         Some(Times::AsOf(micros)) => AskedTimes::AsOf(EventTimestamp::from_micros(micros)),
         None => return Err(Status::invalid_argument("no times are asked about; set `spine`, `range` or `as_of`")),
     };
-    Ok(BatchRequest {
+    let table_version = |asked: pb::TableVersion| TableVersion {
+        view: FeatureViewName::from(asked.view.as_str()),
+        version: asked.version,
+    };
+    let request = BatchRequest {
         selection: selection(header.features)?,
         full_feature_names: header.full_feature_names,
         with_statuses: header.statuses,
         as_known: header.as_known,
         from_source: header.from_source,
+        table_versions: header.table_versions.into_iter().map(table_version).collect(),
         times,
-    })
+    };
+    Ok((request, header.registry_version))
 }
 
 fn read_spine(spine: Bytes, timestamp_column: String) -> Result<AskedTimes, Status> {
-    let invalid = |error: arrow::error::ArrowError| {
+    let (schema, rows) = read_stream(spine).map_err(|error| {
         Status::invalid_argument(format!("the spine cannot be read as an Arrow IPC stream: {error}"))
-    };
-    let reader = StreamReader::try_new(Cursor::new(spine), None).map_err(invalid)?;
-    let schema = reader.schema();
-    let rows = reader.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+    })?;
     let timestamp_column = (!timestamp_column.is_empty()).then_some(timestamp_column);
     Ok(AskedTimes::Spine { schema, rows, timestamp_column })
 }
 
-/// The messages of a batch answer: its metadata, then Arrow IPC in pieces, encoded as they are sent.
-struct AnswerMessages {
-    rows: RecordBatch,
-    next_row: usize,
-    writer: Option<StreamWriter<Vec<u8>>>,
-    ready: VecDeque<Part>,
+/// Messages of a batch answer that wait for a slow caller.
+const MESSAGES_READY_MAX: usize = 4;
+
+type AnswerMessage = Result<pb::GetBatchFeaturesResponse, Status>;
+
+/// Sends the messages of a batch answer, encoded as its rows are joined.
+async fn send_answer(answer: BatchAnswer, sender: mpsc::Sender<AnswerMessage>) -> Result<(), Status> {
+    let sent = encode_batch_answer(answer, &sender).await;
+    if let Err(status) = sent {
+        // A caller that has gone needs no reason.
+        let _ = sender.send(Err(status)).await;
+    }
+    Ok(())
 }
 
-impl AnswerMessages {
-    fn new(answer: BatchAnswer) -> Result<Self, Status> {
-        let BatchAnswer { rows, registry_version, tables, warnings } = answer;
-        let tables = tables
-            .into_iter()
-            .map(|table| pb::TableVersion { view: table.view.as_str().to_owned(), version: table.version })
-            .collect();
-        let metadata = pb::BatchMetadata { registry_version, tables, warnings };
-        let writer = StreamWriter::try_new(Vec::new(), &rows.schema()).map_err(internal)?;
-        Ok(AnswerMessages {
-            rows,
-            next_row: 0,
-            writer: Some(writer),
-            ready: VecDeque::from([Part::Metadata(metadata)]),
-        })
-    }
-
-    /// Encodes the next rows; false after the last.
-    fn encode_more(&mut self) -> Result<bool, Status> {
-        let Some(mut writer) = self.writer.take() else { return Ok(false) };
-        let left = self.rows.num_rows() - self.next_row;
-        if left == 0 {
-            let bytes = writer.into_inner().map_err(internal)?;
-            self.queue(bytes);
-            return Ok(true);
-        }
-        let rows = left.min(CHUNK_ROWS);
-        writer.write(&self.rows.slice(self.next_row, rows)).map_err(internal)?;
-        self.next_row += rows;
-        let bytes = std::mem::take(writer.get_mut());
-        self.queue(bytes);
-        self.writer = Some(writer);
-        Ok(true)
-    }
-
-    fn queue(&mut self, bytes: Vec<u8>) {
-        let mut bytes = Bytes::from(bytes);
-        while !bytes.is_empty() {
-            self.ready.push_back(Part::ArrowIpc(bytes.split_to(bytes.len().min(CHUNK_BYTES))));
+/// Its metadata, then Arrow IPC in pieces.
+async fn encode_batch_answer(answer: BatchAnswer, sender: &mpsc::Sender<AnswerMessage>) -> Result<(), Status> {
+    let BatchAnswer { schema, mut rows, registry_version, tables, warnings } = answer;
+    let tables = tables
+        .into_iter()
+        .map(|table| pb::TableVersion { view: table.view.as_str().to_owned(), version: table.version })
+        .collect();
+    send(sender, Part::Metadata(pb::BatchMetadata { registry_version, tables, warnings })).await?;
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?;
+    while let Some(batch) = rows.next().await {
+        let batch = batch.map_err(|error| to_status(error.kind(), &error))?;
+        for start in (0..batch.num_rows()).step_by(CHUNK_ROWS) {
+            writer.write(&batch.slice(start, CHUNK_ROWS.min(batch.num_rows() - start))).map_err(internal)?;
+            send_bytes(sender, std::mem::take(writer.get_mut())).await?;
         }
     }
+    send_bytes(sender, writer.into_inner().map_err(internal)?).await
 }
 
-impl Iterator for AnswerMessages {
-    type Item = Result<pb::GetBatchFeaturesResponse, Status>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while self.ready.is_empty() {
-            match self.encode_more() {
-                Ok(true) => {}
-                Ok(false) => return None,
-                Err(status) => {
-                    self.writer = None;
-                    return Some(Err(status));
-                }
-            }
-        }
-        self.ready.pop_front().map(|part| Ok(pb::GetBatchFeaturesResponse { part: Some(part) }))
+async fn send_bytes(sender: &mpsc::Sender<AnswerMessage>, bytes: Vec<u8>) -> Result<(), Status> {
+    let mut bytes = Bytes::from(bytes);
+    while !bytes.is_empty() {
+        send(sender, Part::ArrowIpc(bytes.split_to(bytes.len().min(CHUNK_BYTES)))).await?;
     }
+    Ok(())
+}
+
+async fn send(sender: &mpsc::Sender<AnswerMessage>, part: Part) -> Result<(), Status> {
+    let message = pb::GetBatchFeaturesResponse { part: Some(part) };
+    sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the caller has gone"))
 }
 
 fn internal(error: arrow::error::ArrowError) -> Status {

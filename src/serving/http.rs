@@ -1,37 +1,49 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::grpc::{FeatureStoreService, request_batch};
 use super::json::{answer_to_json, column_from_json};
+use super::record::record_http;
 use super::status::{http_status, kind_of};
+use crate::metrics::Metrics;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
+use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
 #[derive(Clone)]
 struct Gateway {
     service: FeatureStoreService,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
+    body_bytes_max: usize,
 }
 
 /// The gateway's paths.
-pub fn router(service: FeatureStoreService, metrics: PrometheusHandle, body_bytes_max: usize) -> Router {
+pub fn router(service: FeatureStoreService, metrics: Metrics, body_bytes_max: usize) -> Router {
     Router::new()
         .route("/v1/get-online-features", post(get_online_features))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/metrics", get(render_metrics))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
+        .method_not_allowed_fallback(refuse_method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
-        .with_state(Gateway { service, metrics })
+        .layer(from_fn(record_http))
+        .with_state(Gateway { service, metrics, body_bytes_max })
+}
+
+async fn refuse_method(method: Method, uri: Uri) -> Response {
+    let message = format!("`{}` does not take {method}; see docs/api.md", uri.path());
+    failure(StatusCode::METHOD_NOT_ALLOWED, &message)
 }
 
 async fn render_metrics(State(gateway): State<Gateway>) -> Response {
@@ -47,9 +59,9 @@ struct OnlineBody {
     #[serde(default)]
     features: Vec<String>,
     #[serde(default)]
-    entities: Map<String, Value>,
+    entities: UniqueObject,
     #[serde(default)]
-    request: Map<String, Value>,
+    request: UniqueObject,
     #[serde(default)]
     full_feature_names: bool,
     #[serde(default)]
@@ -57,7 +69,11 @@ struct OnlineBody {
     now: Option<String>,
 }
 
-async fn get_online_features(State(gateway): State<Gateway>, body: Bytes) -> Response {
+async fn get_online_features(State(gateway): State<Gateway>, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return refuse_body(&rejection, gateway.body_bytes_max),
+    };
     match answer(&gateway, &body).await {
         Ok(document) => Json(document).into_response(),
         Err(status) => {
@@ -67,8 +83,21 @@ async fn get_online_features(State(gateway): State<Gateway>, body: Bytes) -> Res
     }
 }
 
+fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> Response {
+    let message = match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            format!("the body has more than the {body_bytes_max} bytes that the server takes; send fewer rows at once")
+        }
+        _ => rejection.body_text(),
+    };
+    failure(rejection.status(), &message)
+}
+
 async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
     let invalid = |message: String| Status::new(Code::InvalidArgument, message);
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(invalid("the body has to be a JSON object, such as {\"feature_service\": …}".to_owned()));
+    }
     let body: OnlineBody =
         serde_json::from_slice(body).map_err(|error| invalid(format!("the body is not a request: {error}")))?;
     let selection = match (body.feature_service, body.features) {
@@ -78,14 +107,14 @@ async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
     };
     let now = body.now.map(|now| EventTimestamp::parse(&now)).transpose();
     let mut columns = Vec::new();
-    for (name, values) in body.entities.iter().chain(&body.request) {
+    for (name, values) in body.entities.0.iter().chain(&body.request.0) {
         let Some(values) = values.as_array() else {
             return Err(invalid(format!("`{name}` has to be an array, one value a row")));
         };
         columns.push((name.clone(), column_from_json(name, values).map_err(|error| invalid(error.to_string()))?));
     }
     let request = OnlineRequest {
-        entity_columns: body.entities.len(),
+        entity_columns: body.entities.0.len(),
         selection,
         full_feature_names: body.full_feature_names,
         columns: request_batch(columns)?,

@@ -13,6 +13,7 @@ use serde_json::{Map, Number, Value, json};
 use super::columns::row_count;
 use super::pb::{self, column::Values};
 use crate::definition::ValueType;
+use crate::text_files::float64;
 use crate::time::EventTimestamp;
 
 /// A column whose JSON values are of several kinds, or of none that a column can have.
@@ -48,19 +49,37 @@ pub fn column_from_json(name: &str, values: &[Value]) -> Result<ArrayRef, JsonCo
         };
         values.iter().enumerate().map(read_row).collect()
     }
+    if values.iter().any(Value::is_number) && values.iter().all(is_number_or_null) {
+        return numbers_from_json(values).map_err(failed);
+    }
     Ok(match first {
         Value::Bool(_) => Arc::new(BooleanArray::from(each(values, Value::as_bool, other)?)),
         Value::String(_) => Arc::new(StringArray::from(each(values, Value::as_str, other)?)),
-        Value::Number(_) if values.iter().all(|value| !value.is_f64()) => {
-            if let Some(row) = values.iter().position(|value| value.is_u64() && !value.is_i64()) {
-                return Err(failed(format!("row {row} is greater than an int64 can be")));
-            }
-            Arc::new(Int64Array::from(each(values, Value::as_i64, other)?))
-        }
-        Value::Number(_) => Arc::new(Float64Array::from(each(values, Value::as_f64, other)?)),
         Value::Array(_) => lists_from_json(name, values, each(values, Value::as_array, other)?)?,
+        Value::Number(_) => Arc::new(Float64Array::from(each(values, Value::as_f64, other)?)),
         Value::Null | Value::Object(_) => return Err(failed("objects cannot be sent as values".to_owned())),
     })
+}
+
+/// Numbers, the words that stand for NaN and infinities, and nulls.
+fn is_number_or_null(value: &Value) -> bool {
+    value.is_null() || value.is_number() || float64(value).is_some()
+}
+
+fn numbers_from_json(values: &[Value]) -> Result<ArrayRef, String> {
+    if let Some(row) = values.iter().position(|value| value.is_u64() && !value.is_i64()) {
+        return Err(format!("row {row} is greater than an int64 can be"));
+    }
+    if values.iter().all(|value| value.is_null() || value.is_i64()) {
+        return Ok(Arc::new(values.iter().map(Value::as_i64).collect::<Int64Array>()));
+    }
+    if let Some(row) = values.iter().position(|value| !value.is_null() && float64(value).is_none()) {
+        let value = &values[row];
+        return Err(format!(
+            "row {row} is {value}, which cannot stand exactly beside fractions; send the column as texts"
+        ));
+    }
+    Ok(Arc::new(values.iter().map(float64).collect::<Float64Array>()))
 }
 
 fn lists_from_json(name: &str, values: &[Value], rows: Vec<Option<&Vec<Value>>>) -> Result<ArrayRef, JsonColumnError> {
@@ -215,6 +234,8 @@ mod tests {
             json!(["", null, "ü"]),
             json!([true, null]),
             json!([[1, null], null, []]),
+            json!([0.5, "NaN", null, "-Infinity"]),
+            json!(["NaN", "a"]),
             json!([["a"], ["b", "c"]]),
         ] {
             assert_eq!(round_trip(values.clone()), values);
@@ -225,9 +246,15 @@ mod tests {
 
     #[test]
     fn values_of_several_kinds_are_refused() {
-        for values in
-            [json!([1, "a"]), json!([true, 1]), json!([{"a": 1}]), json!([[[1]]]), json!([[1, "a"]]), json!([u64::MAX])]
-        {
+        for values in [
+            json!([1, "a"]),
+            json!([true, 1]),
+            json!([{"a": 1}]),
+            json!([[[1]]]),
+            json!([[1, "a"]]),
+            json!([u64::MAX]),
+            json!([0.5, (1_i64 << 53) + 1]),
+        ] {
             assert!(column_from_json("c", values.as_array().unwrap()).is_err(), "{values}");
         }
     }

@@ -4,19 +4,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use axum::middleware::from_fn;
+use metrics_exporter_prometheus::BuildError;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
 use tonic::transport::Server as GrpcServer;
 
 use super::admin::AdminService;
 use super::grpc::FeatureStoreService;
 use super::pb::admin_server::AdminServer;
 use super::pb::feature_store_server::FeatureStoreServer;
+use super::record::record_grpc;
 use super::state::ServerState;
 use super::{follow, http, pb};
 use crate::error::ErrorKind;
+use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 
 /// Bytes of a message that carries a piece of a spine, or an online request.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -62,7 +66,7 @@ pub struct Server {
     state: Arc<ServerState>,
     grpc: TcpListener,
     http: TcpListener,
-    metrics: PrometheusHandle,
+    metrics: Metrics,
 }
 
 impl Server {
@@ -76,10 +80,7 @@ impl Server {
         }
         let grpc = listen(options.grpc).await?;
         let http = listen(options.http).await?;
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let metrics = recorder.handle();
-        // A second server in one process, as tests have, goes without its own.
-        let _ = metrics::set_global_recorder(recorder);
+        let metrics = Metrics::install(state.online.clock.now())?;
         Ok(Server { state, grpc, http, metrics })
     }
 
@@ -111,11 +112,13 @@ impl Server {
             stop.await;
             let _ = stopping.send(true);
         });
+        let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let service = FeatureStoreService { state: Arc::clone(&state) };
         let router = http::router(service.clone(), metrics, state.settings.server.limits.request_bytes);
         let gateway = tokio::spawn(serve_http(http, router, stopped.clone()));
         serve_grpc(grpc, service, stopped).await?;
         follower.abort();
+        upkeep.abort();
         gateway.await.map_err(|error| ServeError::Http(std::io::Error::other(error)))?
     }
 }
@@ -137,31 +140,50 @@ async fn serve_grpc(
     service: FeatureStoreService,
     stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
+    let in_flight = service.state.settings.server.limits.in_flight;
+    let routes = grpc_routes(service).await?;
+    let recorded = Routes::from(routes.into_axum_router().layer(from_fn(record_grpc)));
+    GrpcServer::builder()
+        .tcp_nodelay(true)
+        .concurrency_limit_per_connection(in_flight)
+        .add_routes(recorded.prepare())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), until(stopped))
+        .await?;
+    Ok(())
+}
+
+/// The services of the gRPC port.
+async fn grpc_routes(service: FeatureStoreService) -> Result<Routes, ServeError> {
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_serving::<FeatureStoreServer<FeatureStoreService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    health_reporter.set_serving::<AdminServer<AdminService>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(pb::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let admin = AdminServer::new(AdminService { state: Arc::clone(&service.state) });
-    let limits = &service.state.settings.server.limits;
-    let in_flight = limits.in_flight;
     let feature_store = FeatureStoreServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Zstd);
-    GrpcServer::builder()
-        .tcp_nodelay(true)
-        .concurrency_limit_per_connection(in_flight)
-        .add_service(health)
-        .add_service(reflection)
+    Ok(Routes::new(health)
+        .add_service(reflection().build_v1()?)
+        // Older clients know the service by this version only.
+        .add_service(reflection().build_v1alpha()?)
         .add_service(admin)
-        .add_service(feature_store)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), until(stopped))
-        .await?;
-    Ok(())
+        .add_service(feature_store))
+}
+
+/// Keeps what is recorded small until the server ends.
+async fn keep_up(metrics: Metrics) {
+    let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        metrics.run_upkeep();
+    }
 }
 
 async fn until(mut stopped: tokio::sync::watch::Receiver<bool>) {

@@ -43,6 +43,7 @@ macro_rules! online_store_conformance {
             keys_of_other_views_are_refused,
             a_bulk_write_without_rows_records_its_position,
             a_bulk_write_tells_what_it_did,
+            an_origin_is_kept_until_the_view_is_deleted,
             views_do_not_see_each_other,
             deleting_a_view_leaves_its_neighbours,
             a_deleted_view_starts_empty,
@@ -334,6 +335,17 @@ pub fn a_bulk_write_without_rows_records_its_position(store: &dyn OnlineStore) {
     assert_eq!(store.views().unwrap(), [VIEW]);
 }
 
+pub fn an_origin_is_kept_until_the_view_is_deleted(store: &dyn OnlineStore) {
+    assert_eq!(store.origin(VIEW).unwrap(), None);
+    store.set_origin(VIEW, "a").unwrap();
+    store.set_origin(VIEW, "b").unwrap();
+    assert_eq!(store.origin(VIEW).unwrap().as_deref(), Some("b"));
+    assert_eq!(store.views().unwrap(), [VIEW]);
+    store.delete_view(VIEW).unwrap();
+    assert_eq!(store.origin(VIEW).unwrap(), None);
+    assert_eq!(store.views().unwrap(), []);
+}
+
 pub fn a_bulk_write_tells_what_it_did(store: &dyn OnlineStore) {
     let key = encode_version_key(VIEW, ("a", 2, None, 0));
     let mut writer = store.bulk_writer(VIEW).unwrap();
@@ -405,7 +417,7 @@ pub fn schemas_are_numbered_and_found_again(store: &dyn OnlineStore) {
         (third, vec![field("a", "int32")]),
         (fourth, vec![a, b]),
     ];
-    assert_eq!(store.schemas(VIEW).unwrap(), Schemas::from(expected));
+    assert_eq!(*store.schemas(VIEW).unwrap(), Schemas::from(expected));
     assert!(store.schemas(ViewId(VIEW.0 + 1)).unwrap().is_empty());
     assert_eq!(store.views().unwrap(), [VIEW]);
 }

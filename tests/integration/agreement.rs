@@ -215,17 +215,18 @@ async fn batch_cells(project: &TestProject, asked: &[Asked], as_known: bool, fro
         with_statuses: true,
         as_known,
         from_source,
+        table_versions: Vec::new(),
         times: AskedTimes::Spine {
             schema: spine.schema(),
             rows: vec![spine.clone()],
             timestamp_column: Some("at".to_owned()),
         },
     };
-    let answer = project.batch().get(&project.catalog, &request).await.unwrap();
+    let answer = project.batch().get(&project.catalog, &request).await.unwrap().collect().await.unwrap();
     for (position, column) in spine.columns().iter().enumerate() {
-        assert_eq!(answer.rows.column(position), column, "the spine comes back as it was");
+        assert_eq!(answer.column(position), column, "the spine comes back as it was");
     }
-    let column = |name: &str| answer.rows.column_by_name(name).unwrap();
+    let column = |name: &str| answer.column_by_name(name).unwrap();
     let cells = OUTPUTS.map(|name| {
         let statuses = column(&format!("{name}__status")).as_string::<i32>().clone();
         let statuses = (0..statuses.len()).map(|row| known_status(statuses.value(row))).collect::<Vec<_>>();

@@ -4,6 +4,7 @@ mod agreement;
 mod changes;
 mod command;
 mod crash;
+mod files;
 mod refusals;
 mod server;
 mod support;

@@ -57,7 +57,7 @@ fn calls_that_are_wrong_are_refused() {
         (vec!["explain", "nothing"], 2, "there is no feature view"),
         (vec!["describe", "feature_view", "plane_profil"], 2, "plane_profile"),
         (vec!["describe", "fature_view", "plane_profile"], 2, "feature_views"),
-        (vec!["list", "nothings"], 2, "kinds"),
+        (vec!["list", "nothings"], 2, "there is no kind `nothings`; the kinds are `entities`"),
         (vec!["init", ".", "--template", "flights"], 2, "already there"),
         (batch("ok.csv", "origin_weather:tmp"), 2, "origin_weather:temp"),
         (batch("ok.csv", "origin_weather,origin_weather:temp"), 2, "both give the column `temp`"),
@@ -147,6 +147,124 @@ fn a_document_says_what_went_wrong() {
     assert_eq!(diagnostic["file"], json!("feature_defs/bad.yaml"));
     assert_eq!(diagnostic["line"], json!(2));
     assert!(stderr.contains("feature_defs/bad.yaml:2:"), "{stderr}");
+}
+
+#[test]
+fn what_sources_tell_is_told_with_its_place_all_in_one_run() {
+    let folder = flights_project();
+    let folder = folder.path();
+    let change = |file: &str, from: &str, to: &str| {
+        let path = folder.join("feature_defs/flights").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+    };
+    change("feature_views.yaml", "{name: temp, type: float64", "{name: temp, type: int64");
+    change("feature_views.yaml", "{name: humid, type: float64", "{name: humd, type: float64");
+    change("feature_views.yaml", "        FROM flights\n", "        FROM flight\n");
+    change("feature_views.yaml", "      GROUP BY 1, 2\n", "      GROUP BY 1, 2 ORDER\n");
+    change("feature_views.yaml", "distance > 1500", "distnce > 1500");
+    change("feature_views.yaml", "distance / mean_air_time", "sum(distance)");
+    change("sources.yaml", "{year: built_in}", "{year: seats}");
+    let expected = [
+        (2, "built_in"),
+        (9, "column `temp` is float64, declared int64: declare float64"),
+        (10, "needs column `humd`, which source `weather` does not have; did you mean `humid`?"),
+        (38, "there is no `flight` among its sources; did you mean `flights`?"),
+        (63, "Expected"),
+        (81, "the aggregate function `sum`"),
+        (82, "there is no column `distnce`; did you mean `distance`?"),
+        (11, "its columns `year` and `seats` are both called `seats`"),
+    ];
+    for command in ["validate", "plan", "apply"] {
+        let (status, stdout, stderr) = run(folder, &[command, "--output", "json"]);
+        assert_eq!(status, 2, "{stderr}");
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let diagnostics = document["error"]["diagnostics"].as_array().unwrap();
+        let shown = format!("{document:#}");
+        for (line, message) in &expected[1..] {
+            let found = diagnostics.iter().find(|found| found["message"].as_str().unwrap().contains(message));
+            let found = found.unwrap_or_else(|| panic!("nothing says `{message}`: {shown}"));
+            assert_eq!(found["line"], json!(line), "{found:#}");
+            assert_ne!(found["source_line"], json!(""), "{found:#}");
+        }
+        assert_eq!(diagnostics.len(), expected.len() - 1, "{shown}");
+        assert!(stderr.contains("--> feature_defs/flights/feature_views.yaml:9:"), "{stderr}");
+    }
+    assert!(!folder.join("state/registry").exists(), "nothing is applied");
+}
+
+#[test]
+fn a_query_that_gives_other_values_each_run_is_refused() {
+    let folder = flights_project();
+    let folder = folder.path();
+    let path = folder.join("feature_defs/flights/feature_views.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (expression, function) in [
+        ("avg(air_time * random())", "random"),
+        ("avg(date_part('epoch', now()))", "now"),
+        ("avg(CASE WHEN current_date > scheduled_hour THEN air_time END)", "current_date"),
+        ("avg((SELECT max(random()) FROM flights))", "random"),
+    ] {
+        std::fs::write(&path, text.replace("avg(air_time)", expression)).unwrap();
+        let (status, _, stderr) = run(folder, &["validate"]);
+        assert_eq!(status, 2, "{expression}: {stderr}");
+        assert!(stderr.contains(&format!("its SQL calls `{function}`")), "{expression}: {stderr}");
+        assert!(stderr.contains("--> feature_defs/flights/feature_views.yaml:"), "{stderr}");
+    }
+}
+
+#[test]
+fn definition_files_are_found_and_read_or_refused() {
+    let folder = flights_project();
+    let folder = folder.path();
+    run_json(folder, &["apply", "--yes"]);
+    let definitions = folder.join("feature_defs");
+    let bytes = b"entities:\n  - {name: caf\xe9, join_keys: [{name: k, type: int64}]}\n";
+    std::fs::write(definitions.join("latin.yaml"), bytes).unwrap();
+    let (status, _, stderr) = run(folder, &["validate"]);
+    assert_eq!(status, 2);
+    assert!(stderr.contains("feature_defs/latin.yaml`: line 2 is not UTF-8"), "{stderr}");
+    std::fs::remove_file(definitions.join("latin.yaml")).unwrap();
+
+    std::fs::write(definitions.join("MORE.YAML"), "entities: [{name: more, join_keys: [{name: k, type: int64}]}]\n")
+        .unwrap();
+    std::fs::write(definitions.join("most.Yml"), "entities: [{name: most, join_keys: [{name: k, type: int64}]}]\n")
+        .unwrap();
+    assert_eq!(run_json(folder, &["validate"])["definitions"]["entities"], 7);
+    run_json(folder, &["apply", "--yes"]);
+
+    std::fs::rename(&definitions, folder.join("elsewhere")).unwrap();
+    for arguments in [["apply", "--yes"].as_slice(), &["apply", "--yes", "--allow-breaking"]] {
+        let (status, _, stderr) = run(folder, arguments);
+        assert_eq!(status, 2, "{stderr}");
+        assert!(stderr.contains("--allow-empty"), "{stderr}");
+    }
+    assert_eq!(run_json(folder, &["list", "versions"])["versions"].as_array().unwrap().len(), 2);
+    assert_eq!(run_json(folder, &["apply", "--yes", "--allow-breaking", "--allow-empty"])["version"], 3);
+    assert_eq!(run_json(folder, &["apply", "--yes"])["applied"], false, "there is nothing to remove any more");
+}
+
+#[test]
+fn arguments_that_are_not_understood_are_told_as_a_document() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, said) in [
+        (["materialise", "--output", "json"].as_slice(), "materialize"),
+        (&["--output=json", "status", "--fast"], "--fast"),
+        (&["get-batch-features", "--out", "x.csv", "--output", "json"], "--service"),
+        (&["list", "--output", "json"], "asof.yaml"),
+    ] {
+        let (status, stdout, stderr) = run(folder.path(), arguments);
+        assert_eq!(status, 2, "{stderr}");
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout}"));
+        assert_eq!(document["error"]["kind"], "invalid");
+        assert!(document["error"]["message"].as_str().unwrap().contains(said), "{document:#}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+    let (status, stdout, _) = run(folder.path(), &["materialise"]);
+    assert_eq!((status, stdout.as_str()), (2, ""));
+    let (status, stdout, _) = run(folder.path(), &["--help", "--output", "json"]);
+    assert!(status == 0 && stdout.contains("Usage"), "{stdout}");
 }
 
 #[test]
@@ -258,10 +376,21 @@ async fn requests_that_are_wrong_are_refused() {
         assert_eq!(status, code, "{answer}");
         assert!(answer["error"].is_string());
     }
-    assert_eq!(server.http("POST", "/v1/get-online-features", "not json").0, 400);
-    assert_eq!(server.http("GET", "/nothing", "").0, 404);
     let huge = format!("{{\"features\": [\"{}\"]}}", "x".repeat(110 << 10));
-    assert_eq!(server.http("POST", "/v1/get-online-features", &huge).0, 413);
+    for (method, path, body, code, said) in [
+        ("POST", "/v1/get-online-features", "not json", 400, "a JSON object"),
+        ("POST", "/v1/get-online-features", "[]", 400, "a JSON object"),
+        ("POST", "/v1/get-online-features", " {", 400, "the body is not a request"),
+        ("GET", "/nothing", "", 404, "no such path"),
+        ("GET", "/v1/get-online-features", "", 405, "does not take GET"),
+        ("POST", "/health", "", 405, "does not take POST"),
+        ("POST", "/v1/get-online-features", &huge, 413, "102400 bytes"),
+    ] {
+        let (status, answer) = server.http(method, path, body);
+        assert_eq!(status, code, "{answer}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{answer}"));
+        assert!(answer["error"].as_str().unwrap().contains(said), "{answer}");
+    }
     // It answers still.
     assert_eq!(server.post(&json!({"features": ["origin_weather"], "entities": {"origin": ["JFK", null]}})).0, 200);
 }

@@ -150,8 +150,86 @@ async fn a_server_answers_while_commands_work_on_its_project() {
     }
     let status = client.get_status(pb::GetStatusRequest {}).await.unwrap().into_inner();
     assert_eq!((status.project.as_str(), status.registry_version), ("flights", 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_answers_is_counted_and_described() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::{v1, v1alpha};
+
+    let folder = flights_project();
+    let folder = folder.path();
+    run_json(folder, &["apply", "--yes"]);
+    run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
+    let server = TestServer::start(folder, &[]);
+    let mut client = server.client().await;
+    client.get_online_features(online(&["origin_weather"], "origin", &["JFK", "LGA"])).await.unwrap();
+    client.get_online_features(online(&["origin_wether"], "origin", &["JFK"])).await.unwrap_err();
+    server.post(&json!({"features": ["origin_weather"], "entities": {"origin": ["JFK"]}}));
+    server.http("GET", "/nothing", "");
     let (code, metrics) = server.http("GET", "/metrics", "");
     assert_eq!(code, 200, "{metrics}");
+    for line in [
+        r#"asof_requests_total{method="asof.v1.FeatureStore/GetOnlineFeatures",code="OK"} 1"#,
+        r#"asof_requests_total{method="asof.v1.FeatureStore/GetOnlineFeatures",code="NOT_FOUND"} 1"#,
+        r#"asof_requests_total{method="POST /v1/get-online-features",code="200"} 1"#,
+        r#"asof_requests_total{method="unknown",code="404"} 1"#,
+        r#"asof_request_latency_seconds_count{method="asof.v1.FeatureStore/GetOnlineFeatures"} 2"#,
+        "asof_online_request_rows_sum 4",
+        concat!(r#"asof_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+        "process_start_time_seconds ",
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(line)), "no `{line}` in {metrics}");
+    }
+
+    let channel = Channel::from_shared(format!("http://{}", server.grpc)).unwrap().connect().await.unwrap();
+    for service in ["", "asof.v1.FeatureStore", "asof.v1.Admin"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(channel.clone()).check(request).await;
+        assert_eq!(answer.unwrap().into_inner().status, 1, "{service}");
+    }
+    let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = v1::ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let mut reflection = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let answer = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
+    assert!(format!("{:?}", answer.into_inner().message().await.unwrap()).contains("asof.v1.Admin"));
+    let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = v1alpha::ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let mut reflection = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let answer = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
+    assert!(format!("{:?}", answer.into_inner().message().await.unwrap()).contains("asof.v1.FeatureStore"));
+}
+
+#[test]
+fn a_server_that_does_not_answer_holds_up_no_command() {
+    let folder = flights_project();
+    let folder = folder.path();
+    run_json(folder, &["apply", "--yes"]);
+    let mut server = TestServer::start(folder, &[]);
+    assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));
+
+    let signal = |name: &str| {
+        let process = server.process.id().to_string();
+        assert!(std::process::Command::new("kill").args([name, &process]).status().unwrap().success());
+    };
+    signal("-STOP");
+    let started = Instant::now();
+    for arguments in [
+        ["status"].as_slice(),
+        &["get-online-features", "--features", "origin_weather", "--entity", "origin=JFK", "--server", &server.grpc],
+    ] {
+        let (status, _, stderr) = run(folder, arguments);
+        assert_eq!(status, 1, "{stderr}");
+        assert!(stderr.contains(&server.grpc) && stderr.contains("does not answer"), "{stderr}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(40));
+    signal("-CONT");
+    assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));
+
+    // Killed, it leaves its address behind.
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+    assert_eq!(run_json(folder, &["status"])["server"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ impl TestProject {
         };
         for view in &self.catalog.definitions().feature_views {
             let progress = Arc::new(Progress::default());
-            job.run(view, Bounds { start: start.map(at), end }, &progress).await.unwrap();
+            job.run(view, Bounds { start: start.map(at), end, now: end }, &progress).await.unwrap();
             self.sync(view.name.as_str()).await;
         }
     }

@@ -135,3 +135,65 @@ feature_views: [{name: v, entities: [thing], source: rows, features: [{name: x, 
     (tmp_path / "rows.csv").write_text("key,at,written,x\n007,2024-01-01,2024-01-20,4\n")
     run("materialize", "--start", "2024-01-01", "--end", "2024-02-01")
     assert answers() == [4, 4]
+
+
+def test_an_answer_can_be_made_anew(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "asof.yaml").write_text("project: anew\n")
+    (tmp_path / "feature_defs").mkdir()
+    (tmp_path / "feature_defs/all.yaml").write_text(
+        """
+entities: [{name: thing, join_keys: [{name: key, type: string}]}]
+sources: [{name: rows, batch: {format: csv, path: rows.csv}, event_timestamp: at}]
+feature_views: [{name: v, entities: [thing], source: rows, features: [{name: x, type: int64}]}]
+"""
+    )
+    (tmp_path / "rows.csv").write_text("key,at,x\na,2024-01-10,1\nb,2024-01-11,2\n")
+    (tmp_path / "spine.csv").write_text("key,event_timestamp\nb,2024-02-01\na,2024-02-01\n")
+    run("apply", "--yes")
+    run("materialize", "--end", "2024-03-01")
+
+    def ask(out: str, *more: str) -> bytes:
+        run("get-batch-features", "--features", "v", "--entities", "spine.csv", "--out", out, *more)
+        return (tmp_path / out).read_bytes()
+
+    first = ask("first.parquet")
+    record = json.loads((tmp_path / "first.parquet.asof.json").read_text())
+    assert record["registry_version"] == 1
+    (tmp_path / "rows.csv").write_text("key,at,x\na,2024-01-10,7\nb,2024-01-11,8\n")
+    run("materialize", "--start", "2024-01-01", "--end", "2024-03-01")
+    run("optimize")
+    newer = ask("newer.parquet")
+    assert pq.read_table(tmp_path / "newer.parquet")["x"].to_pylist() == [8, 7]
+    assert newer != first
+    assert ask("again.parquet", "--at-version", "first.parquet.asof.json") == first
+    assert ask("named.parquet", "--at-version", f"v={record['table_versions']['v']}") == first
+
+
+def test_optimizing_changes_files_but_no_row(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "asof.yaml").write_text("project: small_runs\n")
+    (tmp_path / "feature_defs").mkdir()
+    (tmp_path / "feature_defs/all.yaml").write_text(
+        """
+entities: [{name: thing, join_keys: [{name: key, type: int64}]}]
+sources: [{name: rows, batch: {format: csv, path: rows.csv}, event_timestamp: at}]
+feature_views: [{name: v, entities: [thing], source: rows, lookback: 0s, features: [{name: x, type: int64}]}]
+"""
+    )
+    days = [f"2024-01-{day:02}" for day in range(1, 11)]
+    lines = [f"{key},{day},{key * 100 + number}" for key in range(20) for number, day in enumerate(days)]
+    (tmp_path / "rows.csv").write_text("\n".join(["key,at,x", *lines]))
+    run("apply", "--yes")
+    for day in days:
+        run("materialize", "--end", f"{day}T12:00:00Z")
+    path = str(tmp_path / "state/offline/views/v")
+    before = DeltaTable(path)
+    rows = before.to_pyarrow_table().sort_by([("key", "ascending"), ("event_timestamp", "ascending")])
+    assert len(before.file_uris()) == len(days)
+    assert run("optimize", "v")["views"][0]["files_before"] == len(days)
+    after = DeltaTable(path)
+    assert len(after.file_uris()) < len(days)
+    assert after.to_pyarrow_table().sort_by([("key", "ascending"), ("event_timestamp", "ascending")]).equals(rows)
+    assert run("materialize", "--end", "2024-01-10T12:00:00Z")["views"][0]["rows_uploaded"] == 0
+    online = run("get-online-features", "--features", "v", "--entity", "key=7", "--now", "2024-01-04T13:00:00Z")
+    assert online["columns"][1]["values"] == [703]
+    assert run("optimize", "v")["views"] == []

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61sof/v1/feature_store.proto\x12\x07\x61sof.v1\"=\n\x10\x46\x65\x61tureSelection\x12\x17\n\x0f\x66\x65\x61ture_service\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\"\xdc\x01\n\x18GetOnlineFeaturesRequest\x12+\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x19.asof.v1.FeatureSelection\x12!\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x0f.asof.v1.Column\x12 \n\x07request\x18\x03 \x03(\x0b\x32\x0f.asof.v1.Column\x12\x1a\n\x12\x66ull_feature_names\x18\x04 \x01(\x08\x12\x18\n\x10\x65vent_timestamps\x18\x05 \x01(\x08\x12\x10\n\x03now\x18\x06 \x01(\x10H\x00\x88\x01\x01\x42\x06\n\x04_now\"W\n\x19GetOnlineFeaturesResponse\x12 \n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x0f.asof.v1.Column\x12\x18\n\x10registry_version\x18\x02 \x01(\x04\"\x8a\x04\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12$\n\x05\x62ools\x18\x03 \x01(\x0b\x32\x13.asof.v1.BoolValuesH\x00\x12&\n\x06int32s\x18\x04 \x01(\x0b\x32\x14.asof.v1.Int32ValuesH\x00\x12&\n\x06int64s\x18\x05 \x01(\x0b\x32\x14.asof.v1.Int64ValuesH\x00\x12&\n\x06\x66loats\x18\x06 \x01(\x0b\x32\x14.asof.v1.FloatValuesH\x00\x12(\n\x07\x64oubles\x18\x07 \x01(\x0b\x32\x15.asof.v1.DoubleValuesH\x00\x12(\n\x07strings\x18\x08 \x01(\x0b\x32\x15.asof.v1.StringValuesH\x00\x12,\n\x0c\x62ytes_values\x18\t \x01(\x0b\x32\x14.asof.v1.BytesValuesH\x00\x12$\n\x05lists\x18\n \x01(\x0b\x32\x13.asof.v1.ListValuesH\x00\x12\"\n\x04maps\x18\x0b \x01(\x0b\x32\x12.asof.v1.MapValuesH\x00\x12\x10\n\x08validity\x18\x0c \x01(\x0c\x12!\n\x08statuses\x18\r \x03(\x0e\x32\x0f.asof.v1.Status\x12\x18\n\x10\x65vent_timestamps\x18\x0e \x03(\x10\x12!\n\x19\x65vent_timestamps_validity\x18\x0f \x01(\x0c\x42\x08\n\x06values\"\x1c\n\nBoolValues\x12\x0e\n\x06values\x18\x01 \x03(\x08\"\x1d\n\x0bInt32Values\x12\x0e\n\x06values\x18\x01 \x03(\x0f\"\x1d\n\x0bInt64Values\x12\x0e\n\x06values\x18\x01 \x03(\x10\"\x1d\n\x0b\x46loatValues\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x1e\n\x0c\x44oubleValues\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\x1e\n\x0cStringValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0b\x42ytesValues\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"=\n\nListValues\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x1e\n\x05items\x18\x02 \x01(\x0b\x32\x0f.asof.v1.Column\"\\\n\tMapValues\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x1d\n\x04keys\x18\x02 \x01(\x0b\x32\x0f.asof.v1.Column\x12\x1f\n\x06values\x18\x03 \x01(\x0b\x32\x0f.asof.v1.Column\"Z\n\x17GetBatchFeaturesRequest\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.asof.v1.BatchHeaderH\x00\x12\x0f\n\x05spine\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xef\x01\n\x0b\x42\x61tchHeader\x12+\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x19.asof.v1.FeatureSelection\x12\x1a\n\x12\x66ull_feature_names\x18\x02 \x01(\x08\x12\x10\n\x08statuses\x18\x03 \x01(\x08\x12\x10\n\x08\x61s_known\x18\x04 \x01(\x08\x12\x13\n\x0b\x66rom_source\x18\x05 \x01(\x08\x12\x1f\n\x05spine\x18\x06 \x01(\x0b\x32\x0e.asof.v1.SpineH\x00\x12#\n\x05range\x18\x07 \x01(\x0b\x32\x12.asof.v1.TimeRangeH\x00\x12\x0f\n\x05\x61s_of\x18\x08 \x01(\x10H\x00\x42\x07\n\x05times\"!\n\x05Spine\x12\x18\n\x10timestamp_column\x18\x01 \x01(\t\"\'\n\tTimeRange\x12\r\n\x05start\x18\x01 \x01(\x10\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x10\"c\n\x18GetBatchFeaturesResponse\x12*\n\x08metadata\x18\x01 \x01(\x0b\x32\x16.asof.v1.BatchMetadataH\x00\x12\x13\n\tarrow_ipc\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"b\n\rBatchMetadata\x12\x18\n\x10registry_version\x18\x01 \x01(\x04\x12%\n\x06tables\x18\x02 \x03(\x0b\x32\x15.asof.v1.TableVersion\x12\x10\n\x08warnings\x18\x03 \x03(\t\"-\n\x0cTableVersion\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"&\n\x16ListDefinitionsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\"]\n\x17ListDefinitionsResponse\x12\x18\n\x10registry_version\x18\x01 \x01(\x04\x12(\n\x0b\x64\x65\x66initions\x18\x02 \x03(\x0b\x32\x13.asof.v1.Definition\"K\n\nDefinition\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04json\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"z\n\x11GetStatusResponse\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\x18\n\x10registry_version\x18\x03 \x01(\x04\x12\"\n\x05views\x18\x04 \x03(\x0b\x32\x13.asof.v1.ViewStatus\"\xbc\x01\n\nViewStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\rtable_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1f\n\x12materialized_until\x18\x03 \x01(\x10H\x01\x88\x01\x01\x12!\n\x14online_table_version\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\x10\n\x0e_table_versionB\x15\n\x13_materialized_untilB\x17\n\x15_online_table_version*a\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07PRESENT\x10\x01\x12\x0e\n\nNULL_VALUE\x10\x02\x12\r\n\tNOT_FOUND\x10\x03\x12\x13\n\x0fOUTSIDE_MAX_AGE\x10\x04\x32\xe1\x02\n\x0c\x46\x65\x61tureStore\x12Z\n\x11GetOnlineFeatures\x12!.asof.v1.GetOnlineFeaturesRequest\x1a\".asof.v1.GetOnlineFeaturesResponse\x12[\n\x10GetBatchFeatures\x12 .asof.v1.GetBatchFeaturesRequest\x1a!.asof.v1.GetBatchFeaturesResponse(\x01\x30\x01\x12T\n\x0fListDefinitions\x12\x1f.asof.v1.ListDefinitionsRequest\x1a .asof.v1.ListDefinitionsResponse\x12\x42\n\tGetStatus\x12\x19.asof.v1.GetStatusRequest\x1a\x1a.asof.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61sof/v1/feature_store.proto\x12\x07\x61sof.v1\"=\n\x10\x46\x65\x61tureSelection\x12\x17\n\x0f\x66\x65\x61ture_service\x18\x01 \x01(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x02 \x03(\t\"\xdc\x01\n\x18GetOnlineFeaturesRequest\x12+\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x19.asof.v1.FeatureSelection\x12!\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x0f.asof.v1.Column\x12 \n\x07request\x18\x03 \x03(\x0b\x32\x0f.asof.v1.Column\x12\x1a\n\x12\x66ull_feature_names\x18\x04 \x01(\x08\x12\x18\n\x10\x65vent_timestamps\x18\x05 \x01(\x08\x12\x10\n\x03now\x18\x06 \x01(\x10H\x00\x88\x01\x01\x42\x06\n\x04_now\"W\n\x19GetOnlineFeaturesResponse\x12 \n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x0f.asof.v1.Column\x12\x18\n\x10registry_version\x18\x02 \x01(\x04\"\x8a\x04\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12$\n\x05\x62ools\x18\x03 \x01(\x0b\x32\x13.asof.v1.BoolValuesH\x00\x12&\n\x06int32s\x18\x04 \x01(\x0b\x32\x14.asof.v1.Int32ValuesH\x00\x12&\n\x06int64s\x18\x05 \x01(\x0b\x32\x14.asof.v1.Int64ValuesH\x00\x12&\n\x06\x66loats\x18\x06 \x01(\x0b\x32\x14.asof.v1.FloatValuesH\x00\x12(\n\x07\x64oubles\x18\x07 \x01(\x0b\x32\x15.asof.v1.DoubleValuesH\x00\x12(\n\x07strings\x18\x08 \x01(\x0b\x32\x15.asof.v1.StringValuesH\x00\x12,\n\x0c\x62ytes_values\x18\t \x01(\x0b\x32\x14.asof.v1.BytesValuesH\x00\x12$\n\x05lists\x18\n \x01(\x0b\x32\x13.asof.v1.ListValuesH\x00\x12\"\n\x04maps\x18\x0b \x01(\x0b\x32\x12.asof.v1.MapValuesH\x00\x12\x10\n\x08validity\x18\x0c \x01(\x0c\x12!\n\x08statuses\x18\r \x03(\x0e\x32\x0f.asof.v1.Status\x12\x18\n\x10\x65vent_timestamps\x18\x0e \x03(\x10\x12!\n\x19\x65vent_timestamps_validity\x18\x0f \x01(\x0c\x42\x08\n\x06values\"\x1c\n\nBoolValues\x12\x0e\n\x06values\x18\x01 \x03(\x08\"\x1d\n\x0bInt32Values\x12\x0e\n\x06values\x18\x01 \x03(\x0f\"\x1d\n\x0bInt64Values\x12\x0e\n\x06values\x18\x01 \x03(\x10\"\x1d\n\x0b\x46loatValues\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x1e\n\x0c\x44oubleValues\x12\x0e\n\x06values\x18\x01 \x03(\x01\"\x1e\n\x0cStringValues\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x1d\n\x0b\x42ytesValues\x12\x0e\n\x06values\x18\x01 \x03(\x0c\"=\n\nListValues\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x1e\n\x05items\x18\x02 \x01(\x0b\x32\x0f.asof.v1.Column\"\\\n\tMapValues\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x1d\n\x04keys\x18\x02 \x01(\x0b\x32\x0f.asof.v1.Column\x12\x1f\n\x06values\x18\x03 \x01(\x0b\x32\x0f.asof.v1.Column\"Z\n\x17GetBatchFeaturesRequest\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.asof.v1.BatchHeaderH\x00\x12\x0f\n\x05spine\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xb8\x02\n\x0b\x42\x61tchHeader\x12+\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32\x19.asof.v1.FeatureSelection\x12\x1a\n\x12\x66ull_feature_names\x18\x02 \x01(\x08\x12\x10\n\x08statuses\x18\x03 \x01(\x08\x12\x10\n\x08\x61s_known\x18\x04 \x01(\x08\x12\x13\n\x0b\x66rom_source\x18\x05 \x01(\x08\x12\x1f\n\x05spine\x18\x06 \x01(\x0b\x32\x0e.asof.v1.SpineH\x00\x12#\n\x05range\x18\x07 \x01(\x0b\x32\x12.asof.v1.TimeRangeH\x00\x12\x0f\n\x05\x61s_of\x18\x08 \x01(\x10H\x00\x12-\n\x0etable_versions\x18\t \x03(\x0b\x32\x15.asof.v1.TableVersion\x12\x18\n\x10registry_version\x18\n \x01(\x04\x42\x07\n\x05times\"!\n\x05Spine\x12\x18\n\x10timestamp_column\x18\x01 \x01(\t\"\'\n\tTimeRange\x12\r\n\x05start\x18\x01 \x01(\x10\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x10\"c\n\x18GetBatchFeaturesResponse\x12*\n\x08metadata\x18\x01 \x01(\x0b\x32\x16.asof.v1.BatchMetadataH\x00\x12\x13\n\tarrow_ipc\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"b\n\rBatchMetadata\x12\x18\n\x10registry_version\x18\x01 \x01(\x04\x12%\n\x06tables\x18\x02 \x03(\x0b\x32\x15.asof.v1.TableVersion\x12\x10\n\x08warnings\x18\x03 \x03(\t\"-\n\x0cTableVersion\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"&\n\x16ListDefinitionsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\"]\n\x17ListDefinitionsResponse\x12\x18\n\x10registry_version\x18\x01 \x01(\x04\x12(\n\x0b\x64\x65\x66initions\x18\x02 \x03(\x0b\x32\x13.asof.v1.Definition\"K\n\nDefinition\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04json\x18\x04 \x01(\t\"\x12\n\x10GetStatusRequest\"z\n\x11GetStatusResponse\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x16\n\x0eserver_version\x18\x02 \x01(\t\x12\x18\n\x10registry_version\x18\x03 \x01(\x04\x12\"\n\x05views\x18\x04 \x03(\x0b\x32\x13.asof.v1.ViewStatus\"\xbc\x01\n\nViewStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\rtable_version\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1f\n\x12materialized_until\x18\x03 \x01(\x10H\x01\x88\x01\x01\x12!\n\x14online_table_version\x18\x04 \x01(\x04H\x02\x88\x01\x01\x42\x10\n\x0e_table_versionB\x15\n\x13_materialized_untilB\x17\n\x15_online_table_version*a\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x0b\n\x07PRESENT\x10\x01\x12\x0e\n\nNULL_VALUE\x10\x02\x12\r\n\tNOT_FOUND\x10\x03\x12\x13\n\x0fOUTSIDE_MAX_AGE\x10\x04\x32\xe1\x02\n\x0c\x46\x65\x61tureStore\x12Z\n\x11GetOnlineFeatures\x12!.asof.v1.GetOnlineFeaturesRequest\x1a\".asof.v1.GetOnlineFeaturesResponse\x12[\n\x10GetBatchFeatures\x12 .asof.v1.GetBatchFeaturesRequest\x1a!.asof.v1.GetBatchFeaturesResponse(\x01\x30\x01\x12T\n\x0fListDefinitions\x12\x1f.asof.v1.ListDefinitionsRequest\x1a .asof.v1.ListDefinitionsResponse\x12\x42\n\tGetStatus\x12\x19.asof.v1.GetStatusRequest\x1a\x1a.asof.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'asof.v1.feature_store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=2520
-  _globals['_STATUS']._serialized_end=2617
+  _globals['_STATUS']._serialized_start=2593
+  _globals['_STATUS']._serialized_end=2690
   _globals['_FEATURESELECTION']._serialized_start=40
   _globals['_FEATURESELECTION']._serialized_end=101
   _globals['_GETONLINEFEATURESREQUEST']._serialized_start=104
@@ -62,29 +62,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETBATCHFEATURESREQUEST']._serialized_start=1315
   _globals['_GETBATCHFEATURESREQUEST']._serialized_end=1405
   _globals['_BATCHHEADER']._serialized_start=1408
-  _globals['_BATCHHEADER']._serialized_end=1647
-  _globals['_SPINE']._serialized_start=1649
-  _globals['_SPINE']._serialized_end=1682
-  _globals['_TIMERANGE']._serialized_start=1684
-  _globals['_TIMERANGE']._serialized_end=1723
-  _globals['_GETBATCHFEATURESRESPONSE']._serialized_start=1725
-  _globals['_GETBATCHFEATURESRESPONSE']._serialized_end=1824
-  _globals['_BATCHMETADATA']._serialized_start=1826
-  _globals['_BATCHMETADATA']._serialized_end=1924
-  _globals['_TABLEVERSION']._serialized_start=1926
-  _globals['_TABLEVERSION']._serialized_end=1971
-  _globals['_LISTDEFINITIONSREQUEST']._serialized_start=1973
-  _globals['_LISTDEFINITIONSREQUEST']._serialized_end=2011
-  _globals['_LISTDEFINITIONSRESPONSE']._serialized_start=2013
-  _globals['_LISTDEFINITIONSRESPONSE']._serialized_end=2106
-  _globals['_DEFINITION']._serialized_start=2108
-  _globals['_DEFINITION']._serialized_end=2183
-  _globals['_GETSTATUSREQUEST']._serialized_start=2185
-  _globals['_GETSTATUSREQUEST']._serialized_end=2203
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2205
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2327
-  _globals['_VIEWSTATUS']._serialized_start=2330
-  _globals['_VIEWSTATUS']._serialized_end=2518
-  _globals['_FEATURESTORE']._serialized_start=2620
-  _globals['_FEATURESTORE']._serialized_end=2973
+  _globals['_BATCHHEADER']._serialized_end=1720
+  _globals['_SPINE']._serialized_start=1722
+  _globals['_SPINE']._serialized_end=1755
+  _globals['_TIMERANGE']._serialized_start=1757
+  _globals['_TIMERANGE']._serialized_end=1796
+  _globals['_GETBATCHFEATURESRESPONSE']._serialized_start=1798
+  _globals['_GETBATCHFEATURESRESPONSE']._serialized_end=1897
+  _globals['_BATCHMETADATA']._serialized_start=1899
+  _globals['_BATCHMETADATA']._serialized_end=1997
+  _globals['_TABLEVERSION']._serialized_start=1999
+  _globals['_TABLEVERSION']._serialized_end=2044
+  _globals['_LISTDEFINITIONSREQUEST']._serialized_start=2046
+  _globals['_LISTDEFINITIONSREQUEST']._serialized_end=2084
+  _globals['_LISTDEFINITIONSRESPONSE']._serialized_start=2086
+  _globals['_LISTDEFINITIONSRESPONSE']._serialized_end=2179
+  _globals['_DEFINITION']._serialized_start=2181
+  _globals['_DEFINITION']._serialized_end=2256
+  _globals['_GETSTATUSREQUEST']._serialized_start=2258
+  _globals['_GETSTATUSREQUEST']._serialized_end=2276
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2278
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2400
+  _globals['_VIEWSTATUS']._serialized_start=2403
+  _globals['_VIEWSTATUS']._serialized_end=2591
+  _globals['_FEATURESTORE']._serialized_start=2693
+  _globals['_FEATURESTORE']._serialized_end=3046
 # @@protoc_insertion_point(module_scope)

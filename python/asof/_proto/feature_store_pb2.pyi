@@ -155,7 +155,7 @@ class GetBatchFeaturesRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[BatchHeader, _Mapping]] = ..., spine: _Optional[bytes] = ...) -> None: ...
 
 class BatchHeader(_message.Message):
-    __slots__ = ("features", "full_feature_names", "statuses", "as_known", "from_source", "spine", "range", "as_of")
+    __slots__ = ("features", "full_feature_names", "statuses", "as_known", "from_source", "spine", "range", "as_of", "table_versions", "registry_version")
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     FULL_FEATURE_NAMES_FIELD_NUMBER: _ClassVar[int]
     STATUSES_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +164,8 @@ class BatchHeader(_message.Message):
     SPINE_FIELD_NUMBER: _ClassVar[int]
     RANGE_FIELD_NUMBER: _ClassVar[int]
     AS_OF_FIELD_NUMBER: _ClassVar[int]
+    TABLE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
     features: FeatureSelection
     full_feature_names: bool
     statuses: bool
@@ -172,7 +174,9 @@ class BatchHeader(_message.Message):
     spine: Spine
     range: TimeRange
     as_of: int
-    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., full_feature_names: bool = ..., statuses: bool = ..., as_known: bool = ..., from_source: bool = ..., spine: _Optional[_Union[Spine, _Mapping]] = ..., range: _Optional[_Union[TimeRange, _Mapping]] = ..., as_of: _Optional[int] = ...) -> None: ...
+    table_versions: _containers.RepeatedCompositeFieldContainer[TableVersion]
+    registry_version: int
+    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., full_feature_names: bool = ..., statuses: bool = ..., as_known: bool = ..., from_source: bool = ..., spine: _Optional[_Union[Spine, _Mapping]] = ..., range: _Optional[_Union[TimeRange, _Mapping]] = ..., as_of: _Optional[int] = ..., table_versions: _Optional[_Iterable[_Union[TableVersion, _Mapping]]] = ..., registry_version: _Optional[int] = ...) -> None: ...
 
 class Spine(_message.Message):
     __slots__ = ("timestamp_column",)

@@ -4,6 +4,7 @@
 //! 0x00                                                   format version (u32 BE)
 //! 0x01 | view (u32 BE)                                   position (u64 BE)
 //! 0x02 | view (u32 BE) | schema version (u32 BE)         JSON: [{"name": …, "type": …}, …]
+//! 0x03 | view (u32 BE)                                   origin: id of the offline table (UTF-8)
 //! ```
 
 use crate::definition::Field;
@@ -19,12 +20,14 @@ pub(super) const FORMAT_VERSION: u32 = 1;
 const TAG_FORMAT_VERSION: u8 = 0x00;
 const TAG_POSITION: u8 = 0x01;
 const TAG_SCHEMA: u8 = 0x02;
+const TAG_ORIGIN: u8 = 0x03;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MetaKey {
     FormatVersion,
     Position(ViewId),
     Schema(ViewId, SchemaVersion),
+    Origin(ViewId),
 }
 
 impl MetaKey {
@@ -35,6 +38,7 @@ impl MetaKey {
             MetaKey::Schema(view, version) => {
                 [&[TAG_SCHEMA][..], &view.0.to_be_bytes(), &version.0.to_be_bytes()].concat()
             }
+            MetaKey::Origin(view) => [&[TAG_ORIGIN][..], &view.0.to_be_bytes()].concat(),
         }
     }
 
@@ -45,6 +49,7 @@ impl MetaKey {
             (TAG_FORMAT_VERSION, 0) => Some(MetaKey::FormatVersion),
             (TAG_POSITION, 4) => Some(MetaKey::Position(ViewId(number(rest)?))),
             (TAG_SCHEMA, 8) => Some(MetaKey::Schema(ViewId(number(&rest[..4])?), SchemaVersion(number(&rest[4..])?))),
+            (TAG_ORIGIN, 4) => Some(MetaKey::Origin(ViewId(number(rest)?))),
             _ => None,
         }
     }
@@ -52,7 +57,7 @@ impl MetaKey {
     pub(super) fn view(self) -> Option<ViewId> {
         match self {
             MetaKey::FormatVersion => None,
-            MetaKey::Position(view) | MetaKey::Schema(view, _) => Some(view),
+            MetaKey::Position(view) | MetaKey::Schema(view, _) | MetaKey::Origin(view) => Some(view),
         }
     }
 
@@ -79,11 +84,12 @@ mod tests {
         for key in [
             MetaKey::FormatVersion,
             MetaKey::Position(ViewId(7)),
+            MetaKey::Origin(ViewId(8)),
             MetaKey::Schema(ViewId(u32::MAX), SchemaVersion(0x0102_0304)),
         ] {
             assert_eq!(MetaKey::decode(&key.encode()), Some(key));
         }
-        for bytes in [&[][..], &[3], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
+        for bytes in [&[][..], &[4], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
             assert_eq!(MetaKey::decode(bytes), None, "{bytes:?}");
         }
     }

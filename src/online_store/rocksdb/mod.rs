@@ -15,10 +15,11 @@ mod options;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind as RocksDbErrorKind,
@@ -49,6 +50,8 @@ pub struct RocksDbOnlineStore {
     bulk_writes: AtomicU64,
     /// Held while a schema gets its version.
     registering: Mutex<()>,
+    /// Schemas that were asked for, by view: every read of values does.
+    schemas: RwLock<HashMap<ViewId, Arc<Schemas>>>,
 }
 
 impl fmt::Debug for RocksDbOnlineStore {
@@ -80,6 +83,7 @@ impl RocksDbOnlineStore {
             bulk_file_bytes: options::BULK_FILE_BYTES,
             bulk_writes: AtomicU64::new(0),
             registering: Mutex::new(()),
+            schemas: RwLock::default(),
         };
         store.check_format_version()?;
         store.clear_ingest_folder()?;
@@ -143,6 +147,26 @@ impl RocksDbOnlineStore {
             .map_err(self.failed("record a position"))
     }
 
+    fn read_schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError> {
+        let prefix = MetaKey::schemas_of(view);
+        let mut schemas = Schemas::new();
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(rocksdb::PrefixRange(prefix));
+        for entry in self.db.iterator_cf_opt(&self.meta(), options, IteratorMode::Start) {
+            let (key, value) = entry.map_err(self.failed("read a schema"))?;
+            let (Some(MetaKey::Schema(_, version)), Some(features)) = (MetaKey::decode(&key), decode_schema(&value))
+            else {
+                return Err(OnlineStoreError::CorruptEntry { entry: "schema", view });
+            };
+            schemas.insert(version, features);
+        }
+        Ok(schemas)
+    }
+
+    fn forget_schemas(&self, view: ViewId) {
+        self.schemas.write().unwrap_or_else(PoisonError::into_inner).remove(&view);
+    }
+
     /// Turns what RocksDB says into what the caller can do about it.
     fn failed(&self, action: &'static str) -> impl Fn(rocksdb::Error) -> OnlineStoreError + '_ {
         move |source| rocksdb_error(&self.path, action, source)
@@ -177,28 +201,25 @@ impl OnlineStore for RocksDbOnlineStore {
         Ok(())
     }
 
-    fn schemas(&self, view: ViewId) -> Result<Schemas, OnlineStoreError> {
-        let prefix = MetaKey::schemas_of(view);
-        let mut schemas = Schemas::new();
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(rocksdb::PrefixRange(prefix));
-        for entry in self.db.iterator_cf_opt(&self.meta(), options, IteratorMode::Start) {
-            let (key, value) = entry.map_err(self.failed("read a schema"))?;
-            let (Some(MetaKey::Schema(_, version)), Some(features)) = (MetaKey::decode(&key), decode_schema(&value))
-            else {
-                return Err(OnlineStoreError::CorruptEntry { entry: "schema", view });
-            };
-            schemas.insert(version, features);
+    fn schemas(&self, view: ViewId) -> Result<Arc<Schemas>, OnlineStoreError> {
+        if let Some(schemas) = self.schemas.read().unwrap_or_else(PoisonError::into_inner).get(&view) {
+            return Ok(Arc::clone(schemas));
         }
+        // Read under the lock: whoever changes a schema then waits, and takes away what was read before.
+        let mut known = self.schemas.write().unwrap_or_else(PoisonError::into_inner);
+        let schemas = Arc::new(self.read_schemas(view)?);
+        known.insert(view, Arc::clone(&schemas));
         Ok(schemas)
     }
 
     fn register_schema(&self, view: ViewId, features: &[Field]) -> Result<SchemaVersion, OnlineStoreError> {
         let _registering = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
-        let (version, is_new) = schema_version(&self.schemas(view)?, features);
+        let schemas = self.schemas(view)?;
+        let (version, is_new) = schema_version(&schemas, features);
         if is_new {
             let (key, value) = (MetaKey::Schema(view, version).encode(), encode_schema(&bare_fields(features)));
             self.db.put_cf_opt(&self.meta(), key, value, &synced()).map_err(self.failed("record a schema"))?;
+            self.forget_schemas(view);
         }
         Ok(version)
     }
@@ -216,6 +237,19 @@ impl OnlineStore for RocksDbOnlineStore {
         let bytes: [u8; 8] =
             value.try_into().map_err(|_| OnlineStoreError::CorruptEntry { entry: "position", view })?;
         Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    fn origin(&self, view: ViewId) -> Result<Option<String>, OnlineStoreError> {
+        let value = self.db.get_cf(&self.meta(), MetaKey::Origin(view).encode());
+        let value = value.map_err(self.failed("read an origin"))?;
+        let text = value.map(String::from_utf8).transpose();
+        text.map_err(|_| OnlineStoreError::CorruptEntry { entry: "origin", view })
+    }
+
+    fn set_origin(&self, view: ViewId, table_id: &str) -> Result<(), OnlineStoreError> {
+        self.db
+            .put_cf_opt(&self.meta(), MetaKey::Origin(view).encode(), table_id, &synced())
+            .map_err(self.failed("record an origin"))
     }
 
     fn scan(
@@ -238,11 +272,13 @@ impl OnlineStore for RocksDbOnlineStore {
         let (start, end) = view_range(view);
         let mut batch = WriteBatch::default();
         batch.delete_cf(&meta, MetaKey::Position(view).encode());
-        for version in self.schemas(view)?.into_keys() {
+        batch.delete_cf(&meta, MetaKey::Origin(view).encode());
+        for version in self.read_schemas(view)?.into_keys() {
             batch.delete_cf(&meta, MetaKey::Schema(view, version).encode());
         }
         batch.delete_range_cf(&timeline, start, end);
         self.db.write_opt(batch, &synced()).map_err(failed())?;
+        self.forget_schemas(view);
         // Dropping whole files frees their space at once. A file dropped may be the one that hid older values in
         // another file, so the range is deleted once more.
         self.db.delete_file_in_range_cf(&timeline, start, end).map_err(failed())?;

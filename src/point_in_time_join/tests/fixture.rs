@@ -7,6 +7,11 @@ use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, TimeUnit};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 
 use super::super::*;
 use super::oracle::{self, FeatureRow, Nullable, Rules, SpineRow, Value, values_order};
@@ -125,6 +130,76 @@ impl Case {
         };
         let joining = join_streams(self.index(), self.params(), (0..partitions).map(stream).collect());
         rows_of(&runtime().block_on(joining).unwrap())
+    }
+}
+
+/// How the files of a table are written.
+#[derive(Debug, Clone, Copy)]
+pub struct FileLayout {
+    pub rows_per_file: usize,
+    pub rows_per_group: usize,
+    pub rows_per_page: usize,
+}
+
+impl Case {
+    /// Joins with a table of files, in the order of the feature rows. None: some of them are tied.
+    pub fn join_table(&self, layout: FileLayout) -> Option<Vec<Row>> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let name = |column: usize| format!("c{column}");
+        let params = self.params();
+        let joining = async {
+            let mut files = Vec::new();
+            for (number, rows) in self.features.chunks(layout.rows_per_file).enumerate() {
+                let bytes = self.parquet(rows, layout);
+                let path = Path::from(format!("{number}.parquet"));
+                files.push(TableFile { path: path.to_string(), bytes: bytes.len() as u64 });
+                store.put(&path, bytes.into()).await.unwrap();
+            }
+            let renamed = |i: usize| Field::new(name(i), self.value_types[i].clone(), true);
+            let view = TableView {
+                name: params.name.clone(),
+                files: TableFiles { store: "memory:///".to_owned(), files, page_rows: layout.rows_per_page },
+                keys: params.key_columns.iter().map(|column| name(*column)).collect(),
+                event_timestamp: params.event_timestamp.map(name),
+                created_timestamp: params.created_timestamp.map(name),
+                features: (0..self.value_types.len()).map(|i| Arc::new(renamed(i))).collect(),
+                ttl: params.ttl,
+                as_known: params.as_known,
+                tell_aged: true,
+            };
+            join_table(self.index(), Arc::new(view), Arc::clone(&store), Arc::default()).await.unwrap()
+        };
+        runtime().block_on(joining).map(|joined| rows_of(&joined))
+    }
+
+    fn parquet(&self, rows: &[FeatureRow], layout: FileLayout) -> Vec<u8> {
+        let batch = self.batch(rows);
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(layout.rows_per_group))
+            .set_data_page_row_count_limit(layout.rows_per_page)
+            .set_write_batch_size(1)
+            .build();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    /// Whether rows share keys, event and created timestamp.
+    pub fn has_ties(&self) -> bool {
+        let created = |row: &FeatureRow| row.created.filter(|_| self.rules.has_created);
+        let is_tie = |a: &FeatureRow, b: &FeatureRow| {
+            values_order(&a.keys, &b.keys).is_eq() && (a.event, created(a)) == (b.event, created(b))
+        };
+        let rows = self.features.iter().enumerate();
+        rows.clone().any(|(i, a)| self.features[..i].iter().any(|b| is_tie(a, b)))
+    }
+
+    /// The rows in the order that tables are written in: by keys, event and created timestamp.
+    pub fn sort(&mut self) {
+        self.features
+            .sort_by(|a, b| values_order(&a.keys, &b.keys).then(a.event.cmp(&b.event)).then(a.created.cmp(&b.created)));
     }
 }
 

@@ -1,5 +1,6 @@
 mod fixture;
 mod oracle;
+mod plan;
 mod random;
 mod refusals;
 mod tables;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use proptest::prelude::*;
 
-use super::fixture::{Case, check};
+use super::fixture::{Case, FileLayout, check};
 use super::oracle::{FeatureRow, Nullable, Rules, SpineRow, Value};
 
 /// Few times, so that they meet; some at the edge of what an `i64` holds.
@@ -122,4 +122,59 @@ proptest! {
         }
         assert_eq!(case.join_streamed(partitions), case.expected());
     }
+
+    #[test]
+    fn tables_give_what_a_nested_loop_gives(
+        case in case(),
+        sorted in any::<bool>(),
+        rows_per_file in 1..9_usize,
+        rows_per_group in 1..5_usize,
+        rows_per_page in 1..3_usize,
+    ) {
+        let mut case = case;
+        if sorted {
+            case.sort();
+        }
+        let has_ties = case.has_ties();
+        match case.join_table(FileLayout { rows_per_file, rows_per_group, rows_per_page }) {
+            Some(rows) => assert_eq!(rows, case.expected()),
+            None => assert!(has_ties, "nothing is tied"),
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn long_runs_of_one_key_give_what_a_nested_loop_gives(case in long_runs(), rows_per_file in 1..400_usize) {
+        let mut case = case;
+        check(&case, &case.expected());
+        case.sort();
+        check(&case, &case.expected());
+        let layout = FileLayout { rows_per_file, rows_per_group: 60, rows_per_page: 7 };
+        assert_eq!(case.join_table(layout).unwrap_or_else(|| case.expected()), case.expected());
+    }
+}
+
+/// Few keys with many times each, asked often or seldom.
+fn long_runs() -> impl Strategy<Value = Case> {
+    let keys = || (0..3_i64).prop_map(|key| vec![Some(Value::Int(key))]);
+    let time = || (0..200_i64).prop_map(Some);
+    let asked = (keys(), time()).prop_map(|(keys, time)| SpineRow { keys, time });
+    let row = (keys(), time(), prop::option::weighted(0.9, 0..200_i64), 0..5_i64).prop_map(
+        |(keys, event, created, value)| FeatureRow { keys, event, created, values: vec![Some(Value::Int(value))] },
+    );
+    let rules = (prop::sample::select(vec![None, Some(0), Some(5), Some(50)]), any::<bool>(), any::<bool>())
+        .prop_map(|(ttl_micros, as_known, has_created)| Rules { ttl_micros, as_known, has_created });
+    (prop::collection::vec(asked, 0..300), prop::collection::vec(row, 0..300), rules).prop_map(
+        |(spine, features, rules)| Case {
+            key_types: vec![DataType::Int64],
+            value_types: vec![DataType::Int64],
+            spine,
+            features,
+            rules,
+        },
+    )
 }

@@ -1,0 +1,93 @@
+//! What a process tells about itself: the recorder behind `/metrics`, and the names of what is recorded.
+
+use std::time::Duration;
+
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::time::EventTimestamp;
+
+/// Answered requests, by `method` and `code`.
+pub const REQUESTS_TOTAL: &str = "asof_requests_total";
+/// From a request's arrival to the last byte of its answer, by `method`.
+pub const REQUEST_LATENCY_SECONDS: &str = "asof_request_latency_seconds";
+/// Rows of each online request.
+pub const ONLINE_REQUEST_ROWS: &str = "asof_online_request_rows";
+const BUILD_INFO: &str = "asof_build_info";
+const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
+const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";
+const PROCESS_OPEN_FDS: &str = "process_open_fds";
+
+const LATENCY_BUCKETS: [f64; 17] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+const ROWS_BUCKETS: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 10_000.0];
+
+/// How often what was recorded is put into its buckets; between times it takes memory.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Everything that this process has recorded.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Makes a recorder that of the process, which started at `start`.
+    ///
+    /// A second one in a process, as tests have, records nothing.
+    ///
+    /// # Errors
+    /// Buckets that make no histogram.
+    pub fn install(start: EventTimestamp) -> Result<Self, BuildError> {
+        let full = |name: &str| Matcher::Full(name.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(full(REQUEST_LATENCY_SECONDS), &LATENCY_BUCKETS)?
+            .set_buckets_for_metric(full(ONLINE_REQUEST_ROWS), &ROWS_BUCKETS)?
+            .build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_ok() {
+            describe();
+            gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+            gauge!(PROCESS_START_TIME_SECONDS).set(start.micros() as f64 / 1e6);
+        }
+        Ok(Metrics { handle })
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> String {
+        record_process();
+        self.handle.render()
+    }
+
+    /// Puts what was recorded into its buckets; to be called every [`UPKEEP_INTERVAL`].
+    pub fn run_upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    describe_counter!(REQUESTS_TOTAL, "Answered requests.");
+    describe_histogram!(REQUEST_LATENCY_SECONDS, "From a request's arrival to the last byte of its answer.");
+    describe_histogram!(ONLINE_REQUEST_ROWS, "Rows of each online request.");
+    describe_gauge!(BUILD_INFO, "1, with the version of the program.");
+    describe_gauge!(PROCESS_START_TIME_SECONDS, "When the process started, since the Unix epoch.");
+    describe_gauge!(PROCESS_RESIDENT_MEMORY_BYTES, "Memory that the process holds.");
+    describe_gauge!(PROCESS_OPEN_FDS, "Files and sockets that the process has open.");
+}
+
+/// What the system knows of this process; nothing where there is no `/proc`.
+fn record_process() {
+    if let Some(bytes) = resident_bytes() {
+        gauge!(PROCESS_RESIDENT_MEMORY_BYTES).set(bytes);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        gauge!(PROCESS_OPEN_FDS).set(open.count() as f64);
+    }
+}
+
+fn resident_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024.0)
+}

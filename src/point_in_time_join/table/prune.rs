@@ -1,0 +1,227 @@
+//! Which row groups and pages of a table may hold an answer, by their statistics.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::error::ArrowError;
+use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use futures::{StreamExt, TryStreamExt};
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::errors::ParquetError;
+
+use super::read::{self, OpenFile, RowGroup};
+use super::{TableReads, TableView};
+use crate::point_in_time_join::{JoinError, SpineIndex};
+
+/// Files whose page indexes are read at the same time.
+const OPEN_AT_ONCE: usize = 8;
+
+/// The row groups that a row of the spine may match, each with the rows of its pages that one may match.
+pub async fn row_groups(
+    index: &SpineIndex,
+    view: &TableView,
+    files: Vec<OpenFile>,
+    reads: &TableReads,
+) -> Result<Vec<RowGroup>, JoinError> {
+    let failed = |source| read::failed(view, source);
+    let rows: usize = files.iter().map(|file| file.metadata.metadata().file_metadata().num_rows() as usize).sum();
+    // With more keys than pages nearly every page holds one of them.
+    let is_sparse = index.group_count() < rows.div_ceil(view.files.page_rows.max(1)) && !view.keys.is_empty();
+    let keys = is_sparse.then(|| SpineKeys::new(index)).transpose().map_err(|source| failed(source.into()))?;
+    let filter = Filter { view, keys, times: AskedTimes::of(index, view) };
+    let pruned = files.into_iter().map(|file| {
+        let filter = &filter;
+        async move { filter.file(file, reads).await.map_err(failed) }
+    });
+    let groups: Vec<Vec<RowGroup>> = futures::stream::iter(pruned).buffered(OPEN_AT_ONCE).try_collect().await?;
+    Ok(groups.into_iter().flatten().collect())
+}
+
+struct Filter<'a> {
+    view: &'a TableView,
+    /// None: there are so many that looking for them does not pay.
+    keys: Option<SpineKeys>,
+    times: AskedTimes,
+}
+
+impl Filter<'_> {
+    async fn file(&self, file: OpenFile, reads: &TableReads) -> Result<Vec<RowGroup>, ParquetError> {
+        let count = file.metadata.metadata().num_row_groups();
+        let kept = self.kept(&Statistics::of_row_groups(&file, self.view)?)?;
+        reads.row_groups.fetch_add(count, Relaxed);
+        if !kept.contains(&true) {
+            reads.row_groups_pruned.fetch_add(count, Relaxed);
+            return Ok(Vec::new());
+        }
+        let file = if self.keys.is_some() { file.with_page_index().await? } else { file };
+        let mut groups = Vec::new();
+        for row_group in (0..count).filter(|row_group| kept[*row_group]) {
+            let rows = file.metadata.metadata().row_group(row_group).num_rows() as usize;
+            let selection = self.pages(&file, row_group, rows)?;
+            if selection.as_ref().is_none_or(|ranges| !ranges.is_empty()) {
+                groups.push(RowGroup { file: file.clone(), row_group, rows, selection });
+            }
+        }
+        reads.row_groups_pruned.fetch_add(count - groups.len(), Relaxed);
+        Ok(groups)
+    }
+
+    /// The rows of the pages that may match; None: all rows, or no statistics.
+    fn pages(&self, file: &OpenFile, row_group: usize, rows: usize) -> Result<Option<Vec<Range<usize>>>, ParquetError> {
+        if self.keys.is_none() {
+            return Ok(None);
+        }
+        let Some((statistics, pages)) = Statistics::of_pages(file, self.view, row_group, rows)? else {
+            return Ok(None);
+        };
+        let kept = self.kept(&statistics)?;
+        if kept.iter().all(|kept| *kept) {
+            return Ok(None);
+        }
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for page in pages.into_iter().zip(kept).filter_map(|(page, kept)| kept.then_some(page)) {
+            match ranges.last_mut() {
+                Some(last) if last.end == page.start => last.end = page.end,
+                _ => ranges.push(page),
+            }
+        }
+        Ok(Some(ranges))
+    }
+
+    /// Whether each row group or page may hold a row that matches.
+    fn kept(&self, statistics: &Statistics) -> Result<Vec<bool>, ParquetError> {
+        let mut kept = vec![true; statistics.count];
+        if let Some((min, max)) = &statistics.events {
+            let instants = |bounds: &ArrayRef| Ok::<_, ArrowError>(cast(bounds, &read::instant_type())?);
+            let (min, max) = (instants(min)?, instants(max)?);
+            let (min, max) =
+                (min.as_primitive::<TimestampMicrosecondType>(), max.as_primitive::<TimestampMicrosecondType>());
+            let bounds = min.iter().zip(max.iter());
+            kept = bounds.map(|(min, max)| self.times.may_match(min, max)).collect();
+        }
+        if let Some(keys) = &self.keys {
+            keys.exclude(&statistics.keys, &mut kept)?;
+        }
+        Ok(kept)
+    }
+}
+
+/// Between which event timestamps a row may hold at an asked time; microseconds.
+struct AskedTimes {
+    oldest: i64,
+    last: i64,
+}
+
+impl AskedTimes {
+    fn of(index: &SpineIndex, view: &TableView) -> Self {
+        let (first, last) = index.time_bounds().unwrap_or((i64::MAX, i64::MIN));
+        let ttl = view.ttl.filter(|_| !view.tell_aged).and_then(|ttl| i64::try_from(ttl.as_micros()).ok());
+        AskedTimes { oldest: ttl.map_or(i64::MIN, |ttl| first.saturating_sub(ttl)), last }
+    }
+
+    /// Unknown bounds, as those of rows without event timestamp, may match.
+    fn may_match(&self, min: Option<i64>, max: Option<i64>) -> bool {
+        min.is_none_or(|min| min <= self.last) && max.is_none_or(|max| max >= self.oldest)
+    }
+}
+
+/// The distinct keys of a spine, as bytes that compare as they do.
+struct SpineKeys {
+    types: Vec<DataType>,
+    converter: RowConverter,
+    sorted: Vec<OwnedRow>,
+}
+
+impl SpineKeys {
+    fn new(index: &SpineIndex) -> Result<Self, ArrowError> {
+        let fields = index.key_types().iter().cloned().map(SortField::new).collect();
+        let converter = RowConverter::new(fields)?;
+        let rows = converter.convert_columns(&index.distinct_keys()?)?;
+        let mut sorted: Vec<OwnedRow> = rows.iter().map(|row| row.owned()).collect();
+        sorted.sort_unstable();
+        Ok(SpineKeys { types: index.key_types().to_vec(), converter, sorted })
+    }
+
+    /// Unmarks what lies between no two bounds that have a key of the spine between them.
+    ///
+    /// A row whose every key lies between a least and a greatest one lies between the tuples of these, too.
+    fn exclude(&self, bounds: &[(ArrayRef, ArrayRef)], kept: &mut [bool]) -> Result<(), ParquetError> {
+        let rows = |side: fn(&(ArrayRef, ArrayRef)) -> &ArrayRef| -> Result<Rows, ArrowError> {
+            let columns = bounds.iter().zip(&self.types).map(|(bounds, wanted)| cast(side(bounds), wanted));
+            self.converter.convert_columns(&columns.collect::<Result<Vec<_>, _>>()?)
+        };
+        let (least, greatest) = (rows(|bounds| &bounds.0)?, rows(|bounds| &bounds.1)?);
+        let is_known = |number: usize| bounds.iter().all(|(min, max)| min.is_valid(number) && max.is_valid(number));
+        for (number, kept) in kept.iter_mut().enumerate().filter(|(number, kept)| **kept && is_known(*number)) {
+            let first = self.sorted.partition_point(|key| key.row() < least.row(number));
+            *kept = self.sorted.get(first).is_some_and(|key| key.row() <= greatest.row(number));
+        }
+        Ok(())
+    }
+}
+
+/// Least and greatest values of some row groups or pages; null where they are not known.
+struct Statistics {
+    count: usize,
+    /// One pair a key.
+    keys: Vec<(ArrayRef, ArrayRef)>,
+    events: Option<(ArrayRef, ArrayRef)>,
+}
+
+impl Statistics {
+    fn of_row_groups(file: &OpenFile, view: &TableView) -> Result<Self, ParquetError> {
+        let groups = file.metadata.metadata().row_groups();
+        let bounds = |name: &String| -> Result<(ArrayRef, ArrayRef), ParquetError> {
+            let converter = StatisticsConverter::try_new(name, file.metadata.schema(), file.metadata.parquet_schema())?;
+            Ok((converter.row_group_mins(groups)?, converter.row_group_maxes(groups)?))
+        };
+        Ok(Statistics {
+            count: groups.len(),
+            keys: view.keys.iter().map(bounds).collect::<Result<_, _>>()?,
+            events: view.event_timestamp.as_ref().map(bounds).transpose()?,
+        })
+    }
+
+    /// The statistics of a row group's pages, and the rows of each; None where the file has none.
+    fn of_pages(
+        file: &OpenFile,
+        view: &TableView,
+        row_group: usize,
+        rows: usize,
+    ) -> Result<Option<(Self, Vec<Range<usize>>)>, ParquetError> {
+        let metadata = file.metadata.metadata();
+        let (Some(column_index), Some(offset_index)) = (metadata.column_index(), metadata.offset_index()) else {
+            return Ok(None);
+        };
+        let converter =
+            |name: &String| StatisticsConverter::try_new(name, file.metadata.schema(), file.metadata.parquet_schema());
+        let pages = |converter: &StatisticsConverter<'_>| -> Option<Vec<Range<usize>>> {
+            let locations = offset_index.get(row_group)?.get(converter.parquet_column_index()?)?.page_locations();
+            let starts = locations.iter().map(|location| location.first_row_index as usize);
+            let ends = starts.clone().skip(1).chain([rows]);
+            Some(starts.zip(ends).map(|(start, end)| start..end).collect())
+        };
+        let bounds = |converter: &StatisticsConverter<'_>| -> Result<(ArrayRef, ArrayRef), ParquetError> {
+            Ok((
+                converter.data_page_mins(column_index, offset_index, [&row_group])?,
+                converter.data_page_maxes(column_index, offset_index, [&row_group])?,
+            ))
+        };
+        let keys = view.keys.iter().map(converter).collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = keys.first().and_then(pages) else { return Ok(None) };
+        if keys.iter().any(|key| pages(key).as_ref() != Some(&first)) {
+            return Ok(None);
+        }
+        let events = view.event_timestamp.as_ref().map(converter).transpose()?;
+        let events = events.filter(|events| pages(events).as_ref() == Some(&first));
+        let statistics = Statistics {
+            count: first.len(),
+            keys: keys.iter().map(bounds).collect::<Result<_, _>>()?,
+            events: events.as_ref().map(bounds).transpose()?,
+        };
+        Ok(Some((statistics, first)))
+    }
+}
