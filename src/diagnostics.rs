@@ -139,6 +139,28 @@ impl<'a> Reporter<'a> {
         format!("{path}:{}:{}", span.line, span.column)
     }
 
+    /// The word at a line and a column, both from 1, of a text that is written at `span`.
+    ///
+    /// Gives `span` itself where the text is written in such a way that its lines are not those of the file.
+    pub fn within(&self, span: Span, (line, column): (usize, usize)) -> Span {
+        let written = self.text(span.file).get(span.offset..).unwrap_or_default();
+        let quote = usize::from(written.starts_with(['"', '\'']));
+        let skipped: usize = written.split_inclusive('\n').take(line - 1).map(str::len).sum();
+        // The lines of a block are indented alike.
+        let before = if line == 1 { column - 1 + quote } else { span.column - 1 + column - 1 };
+        let rest = written.get(skipped..).unwrap_or_default();
+        let text_line = rest.lines().next().unwrap_or_default();
+        let Some((at, _)) = text_line.char_indices().nth(before) else { return span };
+        let word = text_line[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').map(char::len_utf8).sum();
+        Span {
+            file: span.file,
+            offset: span.offset + skipped + at,
+            length: usize::max(word, 1),
+            line: span.line + line - 1,
+            column: if line == 1 { span.column + before } else { before + 1 },
+        }
+    }
+
     /// Whether further errors are only counted, so that working out help for them is in vain.
     pub fn is_full(&self) -> bool {
         self.errors.len() >= KEPT_MAX
@@ -311,6 +333,26 @@ mod tests {
         assert!(rendered.lines().all(|line| line.chars().count() < 160), "{rendered}");
         let caret_line = rendered.lines().nth(4).unwrap();
         assert_eq!(caret_line.trim_start_matches([' ', '|']), "^^^^^^^^");
+    }
+
+    #[test]
+    fn a_word_within_a_text_is_found_in_its_file() {
+        let text = "sql: |\n  SELECT a,\n    café + b\nother: \"x + yy\"\nfolded: >\n  x\n  y\n";
+        let mut reporter = Reporter::default();
+        reporter.add_file("a.yaml", text);
+        let span =
+            |word: &str, line, column| Span { file: 0, offset: text.find(word).unwrap(), length: 1, line, column };
+        let place = |span, at| {
+            let Span { offset, length, line, column, .. } = reporter.within(span, at);
+            (&text[offset..offset + length], line, column)
+        };
+        let block = span("SELECT", 2, 3);
+        assert_eq!(place(block, (1, 8)), ("a", 2, 10));
+        assert_eq!(place(block, (2, 3)), ("café", 3, 5));
+        assert_eq!(place(block, (2, 10)), ("b", 3, 12));
+        assert_eq!(place(span("\"x", 4, 8), (1, 5)), ("yy", 4, 13));
+        assert_eq!(place(span("x\n", 6, 3), (1, 3)), ("x", 6, 3), "the folded line is not that of the file");
+        assert_eq!(place(block, (9, 1)), ("S", 2, 3), "there is no such line");
     }
 
     #[test]

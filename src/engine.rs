@@ -50,6 +50,8 @@ impl Engine {
         options.execution.parquet.pushdown_filters = true;
         // A time without an offset is UTC.
         options.execution.time_zone = Some("UTC".to_owned());
+        // Errors say where in a query they are.
+        options.sql_parser.collect_spans = true;
         let mut rules = PhysicalOptimizer::new().rules;
         rules.insert(0, Arc::new(BoundsAreHints));
         let state = SessionStateBuilder::new()

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 /// Values of a column that are looked at to choose its encoding.
 const SAMPLE_VALUES: usize = 2048;
 /// Rows that are encoded at once; as many are held in memory.
-const ROW_GROUP_ROWS: usize = 256 * 1024;
+const ROW_GROUP_ROWS: usize = 128 * 1024;
 
 /// Snappy, and no dictionary for columns whose values hardly repeat: it would only grow until it is given up.
 ///

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::CliError;
-use crate::compile::{CompileError, Compiler, OnDemandPlan};
+use crate::compile::{CompileError, Compiler, OnDemandPlan, Place};
 use crate::definition::{DefinitionFile, Definitions, Positions, parse_located};
 use crate::diagnostics::Reporter;
 use crate::engine::Engine;
@@ -142,8 +142,12 @@ impl WrittenDefinitions {
         }
         let mut others = Vec::new();
         for error in errors {
-            let span = error.place().and_then(|(owner, part)| self.positions.span(&owner, &part));
-            match span.filter(|_| error.kind() == ErrorKind::Invalid) {
+            let place = error.place().filter(|_| error.kind() == ErrorKind::Invalid);
+            let span = place.and_then(|Place { owner, part, within }| {
+                let span = self.positions.span(&owner, &part)?;
+                Some(within.map_or(span, |within| reporter.within(span, within)))
+            });
+            match span {
                 Some(span) => reporter.error(span, error_chain(&error)),
                 None => others.push(error),
             }

@@ -18,11 +18,11 @@ use datafusion::logical_expr::{ColumnarValue, Expr, ExprSchemable, Operator, Vol
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Literal, NegativeExpr};
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::CompileError;
 use super::adapt::adapt_expr;
-use super::message::plain_message;
+use super::message::SqlProblem;
 use crate::arrow_types::{arrow_type, type_name};
 use crate::definition::{FeatureViewName, OnDemandFeature, ValueType};
 
@@ -35,12 +35,18 @@ pub(super) struct ExpressionCompiler<'a> {
 
 impl<'a> ExpressionCompiler<'a> {
     pub(super) fn new(schema: DFSchema, view: &'a FeatureViewName) -> Self {
-        ExpressionCompiler { context: SessionContext::new(), schema, view }
+        let mut config = SessionConfig::new();
+        config.options_mut().sql_parser.collect_spans = true;
+        ExpressionCompiler { context: SessionContext::new_with_config(config), schema, view }
     }
 
     /// The feature's expression, which gives values of the declared type.
     pub(super) fn compile(&self, feature: &OnDemandFeature) -> Result<Arc<dyn PhysicalExpr>, CompileError> {
-        let failed = |error: DataFusionError| self.failed(feature, plain_message(&error, "tables", &[]));
+        let failed = |error: DataFusionError| CompileError::Expression {
+            view: self.view.clone(),
+            feature: feature.field.name.clone(),
+            problem: SqlProblem::new(&error, "tables", &[]),
+        };
         let expr = self.context.parse_sql_expr(&feature.expression, &self.schema).map_err(failed)?;
         self.check_calls(feature, &expr)?;
         let expr = self.simplify(expr).map_err(failed)?;
@@ -61,23 +67,18 @@ impl<'a> ExpressionCompiler<'a> {
         }
     }
 
-    fn failed(&self, feature: &OnDemandFeature, problem: String) -> CompileError {
-        CompileError::Expression { view: self.view.clone(), feature: feature.field.name.clone(), problem }
-    }
-
     /// Refuses what gives another result at another time, and what needs more than one row.
     fn check_calls(&self, feature: &OnDemandFeature, expr: &Expr) -> Result<(), CompileError> {
+        let names = || (self.view.clone(), feature.field.name.clone());
         if let Some(function) = changing_function(expr) {
-            let (view, feature) = (self.view.clone(), feature.field.name.clone());
+            let (view, feature) = names();
             return Err(CompileError::Volatile { view, feature, function });
         }
-        match needs_more_rows(expr) {
-            Some(what) => Err(self.failed(
-                feature,
-                format!("it has {what}, and an expression sees one row; compute that in a feature view with `sql`"),
-            )),
-            None => Ok(()),
+        if let Some(what) = needs_more_rows(expr) {
+            let (view, feature) = names();
+            return Err(CompileError::NotOfOneRow { view, feature, what });
         }
+        Ok(())
     }
 
     /// Replaces calls that only exist to be replaced, such as `coalesce` by a `CASE`.

@@ -279,8 +279,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_there_is_told() {
-        check("nothing.parquet", &["there is no such file or folder"]).await;
-        check("no*.parquet", &["no file matches"]).await;
+        check("nothing.parquet", &["there is no such file, nor a folder with files"]).await;
+        check("no*.parquet", &["no file matches; `*` matches within one folder, `**` crosses folders"]).await;
         check("[.parquet", &["Pattern syntax error near position 0: invalid range pattern"]).await;
         check("deep/er/../_delta/..", &["deep/2.parquet"]).await;
     }

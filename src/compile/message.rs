@@ -1,6 +1,9 @@
 //! What DataFusion says about a query or an expression, in the words of definition files.
 
+use std::fmt;
+
 use arrow::datatypes::DataType;
+use datafusion::common::diagnostic::Diagnostic;
 use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -8,8 +11,49 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use crate::arrow_types::type_name;
 use crate::diagnostics::help_with_names;
 
-/// What is wrong with a text of SQL that may read from `tables`, of which `noun` says what they are: "sources".
-pub(super) fn plain_message(error: &DataFusionError, noun: &str, tables: &[&str]) -> String {
+/// What is wrong with a query or an expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqlProblem {
+    pub text: String,
+    /// Line and column of the SQL, both from 1, where it is known what is to be pointed at.
+    pub at: Option<(usize, usize)>,
+}
+
+impl fmt::Display for SqlProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl SqlProblem {
+    /// `tables` are those that the SQL may read from, and `noun` says what they are: "sources".
+    pub(super) fn new(error: &DataFusionError, noun: &str, tables: &[&str]) -> Self {
+        let text = plain_message(error, noun, tables);
+        match text.rsplit_once(" at Line: ") {
+            Some((before, place)) => SqlProblem { text: before.to_owned(), at: parsed_place(place) },
+            None => SqlProblem { text, at: error.diagnostic().and_then(place_of) },
+        }
+    }
+}
+
+/// The place that the parser's messages end with: `3, Column: 14`.
+fn parsed_place(place: &str) -> Option<(usize, usize)> {
+    let (line, column) = place.split_once(", Column: ")?;
+    known_place(line.parse().ok()?, column.parse().ok()?)
+}
+
+fn place_of(diagnostic: &Diagnostic) -> Option<(usize, usize)> {
+    let start = diagnostic.span?.start;
+    known_place(start.line, start.column)
+}
+
+/// Zeros stand for no place.
+fn known_place(line: u64, column: u64) -> Option<(usize, usize)> {
+    let is_known = line > 0 && column > 0;
+    is_known.then(|| Some((usize::try_from(line).ok()?, usize::try_from(column).ok()?)))?
+}
+
+fn plain_message(error: &DataFusionError, noun: &str, tables: &[&str]) -> String {
     match error {
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
             plain_message(inner, noun, tables)
@@ -24,12 +68,7 @@ pub(super) fn plain_message(error: &DataFusionError, noun: &str, tables: &[&str]
             ParserError::TokenizerError(text) | ParserError::ParserError(text) => in_our_words(text),
             ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
         },
-        DataFusionError::Plan(text) => match missing_table(text) {
-            Some(table) => {
-                format!("there is no `{table}` among its {noun}; {}", help_with_names(table, noun, tables))
-            }
-            None => in_our_words(text),
-        },
+        DataFusionError::Plan(text) => plan_message(text, noun, tables),
         DataFusionError::NotImplemented(text)
         | DataFusionError::Internal(text)
         | DataFusionError::Execution(text)
@@ -37,6 +76,26 @@ pub(super) fn plain_message(error: &DataFusionError, noun: &str, tables: &[&str]
         DataFusionError::ArrowError(error, _) => in_our_words(&error.to_string()),
         other => in_our_words(&other.to_string()),
     }
+}
+
+fn plan_message(text: &str, noun: &str, tables: &[&str]) -> String {
+    if let Some(table) = missing_table(text) {
+        return format!("there is no `{table}` among its {noun}; {}", help_with_names(table, noun, tables));
+    }
+    // The signatures that would do are many, and in DataFusion's own words.
+    let without_candidates = text.split("Candidate functions:").next().unwrap_or(text);
+    match refused_arguments(without_candidates) {
+        Some((function, types)) => format!("`{function}` does not take {}", in_our_words(types)),
+        None => in_our_words(without_candidates),
+    }
+}
+
+/// The function and the types of a call that no signature fits.
+fn refused_arguments(text: &str) -> Option<(&str, &str)> {
+    let (_, call) = text.split_once("to satisfy a call to '")?;
+    let (function, rest) = call.split_once("' function: coercion from ")?;
+    let (types, _) = rest.split_once(" to the signature ")?;
+    Some((function, types))
 }
 
 fn schema_message(error: &SchemaError) -> String {
@@ -109,14 +168,25 @@ mod tests {
     use super::*;
 
     fn check(error: DataFusionError, expected: &str) {
-        assert_eq!(plain_message(&error, "sources", &["weather", "arrivals"]), expected);
+        assert_eq!(SqlProblem::new(&error, "sources", &["weather", "arrivals"]).text, expected);
+    }
+
+    #[test]
+    fn a_parser_says_where() {
+        let error = ParserError::ParserError("Expected: an end, found: ORDER at Line: 10, Column: 15".to_owned());
+        let problem = SqlProblem::new(&DataFusionError::SQL(Box::new(error), None), "sources", &[]);
+        assert_eq!((problem.text.as_str(), problem.at), ("Expected: an end, found: ORDER", Some((10, 15))));
     }
 
     #[test]
     fn types_have_the_names_of_definitions() {
         for (text, expected) in [
             ("Cannot coerce Utf8View + Int64", "Cannot coerce string + int64"),
-            ("no 'abs(LargeUtf8)'.\n\tCandidates:\n\tabs(Numeric(1))", "no 'abs(string)'. Candidates: abs(Numeric(1))"),
+            ("no 'abs(LargeUtf8)'.\n\tCandidate functions:\n\tabs(Numeric(1))", "no 'abs(string)'."),
+            (
+                "Failed to coerce arguments to satisfy a call to 'f' function: coercion from Utf8, Null to the signature Any(1) failed",
+                "`f` does not take string, Null",
+            ),
             ("Timestamp(µs, \"UTC\") is not Boolean", "timestamp is not bool"),
             ("List(Int64), MyInt64 and Int64s", "list<int64>, MyInt64 and Int64s"),
             ("Unclosed (Int32", "Unclosed (int32"),

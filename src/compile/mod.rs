@@ -27,6 +27,7 @@ use crate::error::ErrorKind;
 use crate::text_files::TextFileError;
 
 pub use adapt::{TypeMismatch, adapt_array};
+pub use message::SqlProblem;
 pub use on_demand::{OnDemandPlan, on_demand_inputs};
 pub use open::parquet_table;
 pub use source::Compiler;
@@ -50,13 +51,17 @@ pub enum CompileError {
     )]
     StaticWithTimestamp { view: FeatureViewName },
     #[error("feature view `{view}`: its SQL cannot be compiled: {problem}")]
-    Sql { view: FeatureViewName, problem: String },
+    Sql { view: FeatureViewName, problem: SqlProblem },
     #[error(
         "feature view `{view}`: its SQL calls `{function}`, whose result changes from run to run, so that the same run again would give other values; use a column, or `$start` and `$end`"
     )]
     VolatileSql { view: FeatureViewName, function: String },
     #[error("on-demand feature `{view}:{feature}`: its expression cannot be compiled: {problem}")]
-    Expression { view: FeatureViewName, feature: String, problem: String },
+    Expression { view: FeatureViewName, feature: String, problem: SqlProblem },
+    #[error(
+        "on-demand feature `{view}:{feature}` has {what}, and an expression sees one row; compute that in a feature view with `sql`"
+    )]
+    NotOfOneRow { view: FeatureViewName, feature: String, what: String },
     #[error(
         "on-demand feature `{view}:{feature}` calls `{function}`, whose result changes from call to call; batch and online answers would differ"
     )]
@@ -76,11 +81,12 @@ impl CompileError {
         }
     }
 
-    /// The definition that has to be changed, and the part of it; `None` if that is not what is wrong.
-    pub fn place(&self) -> Option<(Owner, Part)> {
-        let view = |view: &FeatureViewName, part| Some((Owner::FeatureView(view.clone()), part));
-        let on_demand = |view: &FeatureViewName, part| Some((Owner::OnDemandFeatureView(view.clone()), part));
-        let source = |name: &SourceName, part| Some((Owner::Source(name.clone()), part));
+    /// What has to be changed; `None` if no definition has to be.
+    pub fn place(&self) -> Option<Place> {
+        let place = |owner, part| Some(Place { owner, part, within: None });
+        let view = |view: &FeatureViewName, part| place(Owner::FeatureView(view.clone()), part);
+        let on_demand = |view: &FeatureViewName, part| place(Owner::OnDemandFeatureView(view.clone()), part);
+        let source = |name: &SourceName, part| place(Owner::Source(name.clone()), part);
         match self {
             CompileError::NoBatchLocation { name } => source(name, Part::Name),
             CompileError::Unreadable { name, .. } => source(name, Part::Input),
@@ -88,18 +94,31 @@ impl CompileError {
                 let renamed = if first == column { second } else { first };
                 source(name, Part::Column(renamed.clone()))
             }
-            CompileError::MissingColumn { owner, column, .. } => Some((owner.clone(), Part::Column(column.clone()))),
-            CompileError::Type { owner, column, .. } => Some((owner.clone(), Part::ColumnType(column.clone()))),
-            CompileError::StaticWithTimestamp { view: name }
-            | CompileError::Sql { view: name, .. }
-            | CompileError::VolatileSql { view: name, .. } => view(name, Part::Input),
-            CompileError::Expression { view, feature, .. } | CompileError::Volatile { view, feature, .. } => {
+            CompileError::MissingColumn { owner, column, .. } => place(owner.clone(), Part::Column(column.clone())),
+            CompileError::Type { owner, column, .. } => place(owner.clone(), Part::ColumnType(column.clone())),
+            CompileError::StaticWithTimestamp { view: name } | CompileError::VolatileSql { view: name, .. } => {
+                view(name, Part::Input)
+            }
+            CompileError::Sql { view: name, problem } => Some(Place { within: problem.at, ..view(name, Part::Input)? }),
+            CompileError::Expression { view, feature, problem } => {
+                Some(Place { within: problem.at, ..on_demand(view, Part::Expression(feature.clone()))? })
+            }
+            CompileError::NotOfOneRow { view, feature, .. } | CompileError::Volatile { view, feature, .. } => {
                 on_demand(view, Part::Expression(feature.clone()))
             }
             CompileError::ExpressionType { view, feature, .. } => on_demand(view, Part::ColumnType(feature.clone())),
             CompileError::Plan(_) => None,
         }
     }
+}
+
+/// A part of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub owner: Owner,
+    pub part: Part,
+    /// Line and column of the part's own text, both from 1.
+    pub within: Option<(usize, usize)>,
 }
 
 impl From<DataFusionError> for CompileError {

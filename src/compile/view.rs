@@ -12,7 +12,7 @@ use datafusion::prelude::{DataFrame, Expr, ident, lit};
 
 use super::adapt::adapt_expr;
 use super::expression::changing_function;
-use super::message::plain_message;
+use super::message::SqlProblem;
 use super::source::{Compiler, require_column};
 use super::{CompileError, TypeMismatch};
 use crate::arrow_types::{UTC, arrow_field, arrow_type};
@@ -109,7 +109,7 @@ impl Compiler {
         }
         let failed = |error: DataFusionError| {
             let names: Vec<&str> = sources.iter().map(SourceName::as_str).collect();
-            CompileError::Sql { view: view.name.clone(), problem: plain_message(&error, "sources", &names) }
+            CompileError::Sql { view: view.name.clone(), problem: SqlProblem::new(&error, "sources", &names) }
         };
         let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         let frame = self.context.sql_with_options(sql, read_only).await.map_err(failed)?;

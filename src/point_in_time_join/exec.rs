@@ -43,8 +43,10 @@ const STEP_ROWS_MAX: usize = 16 << 20;
 const SLOT_BYTES: usize = 96;
 /// What a text or list takes, about.
 const VARIABLE_WIDTH_BYTES: usize = 48;
-/// Views that are joined at the same time: while one is put together, the next is read.
-const VIEWS_AT_ONCE: usize = 2;
+/// Views that are joined at the same time where their answers are small: while one is put together, the next is read.
+const VIEWS_AT_ONCE: usize = 4;
+/// Up to here an answer is small.
+const SMALL_ROWS_MAX: usize = 64 << 10;
 
 impl PointInTimeJoinExec {
     /// # Errors
@@ -224,13 +226,14 @@ impl Joining {
         }
         let indexes = self.indexes(&spine)?;
         let joins = (0..self.views.len()).map(|view| self.join_view(view, Arc::clone(&indexes[view])));
-        let joined: Vec<JoinedView> = stream::iter(joins).buffered(VIEWS_AT_ONCE).try_collect().await?;
+        let at_once = if spine.num_rows() <= SMALL_ROWS_MAX { VIEWS_AT_ONCE } else { 1 };
+        let joined: Vec<JoinedView> = stream::iter(joins).buffered(at_once).try_collect().await?;
         let mut columns: Vec<ArrayRef> = spine.columns()[..self.spec.carried].to_vec();
         for view in joined {
             columns.extend(view.features);
             if self.spec.with_times {
                 columns.push(Arc::new(view.statuses.iter().map(|s| *s as u8).collect::<UInt8Array>()));
-                columns.push(Arc::new(view.event_timestamps));
+                columns.push(Arc::new(view.event_timestamps.with_timezone("UTC")));
             }
         }
         self.counters.output_rows.add(spine.num_rows());

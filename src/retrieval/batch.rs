@@ -7,8 +7,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{cast, concat_batches, max, min};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType, UInt8Type};
+use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::ScalarValue;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Extension, LogicalPlan};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, Expr, SessionContext, ident, lit};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -151,6 +157,43 @@ struct Spine {
     bounds: Option<(EventTimestamp, EventTimestamp)>,
 }
 
+/// Rows of a spine, in one partition: a plan that read them otherwise would be free to change their order.
+#[derive(Debug)]
+struct InOrder {
+    rows: SpineRows,
+    schema: SchemaRef,
+}
+
+#[derive(Debug)]
+enum SpineRows {
+    Sent(RecordBatch),
+    Sorted(Arc<dyn ExecutionPlan>),
+}
+
+fn in_order(rows: SpineRows, schema: SchemaRef) -> Result<Arc<StreamingTable>, DataFusionError> {
+    let partition = Arc::new(InOrder { rows, schema: SchemaRef::clone(&schema) });
+    Ok(Arc::new(StreamingTable::try_new(schema, vec![partition])?))
+}
+
+impl PartitionStream for InOrder {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let once = |rows| {
+            let rows = futures::stream::iter([rows]);
+            Box::pin(RecordBatchStreamAdapter::new(SchemaRef::clone(&self.schema), rows))
+        };
+        match &self.rows {
+            SpineRows::Sent(rows) => once(Ok(rows.clone())),
+            SpineRows::Sorted(plan) => {
+                execute_stream(Arc::clone(plan), context).unwrap_or_else(|error| once(Err(error)))
+            }
+        }
+    }
+}
+
 /// One request's views, opened.
 struct Reader<'a> {
     request: &'a BatchRequest,
@@ -284,7 +327,7 @@ impl<'a> Reader<'a> {
         let options = RecordBatchOptions::new().with_row_count(Some(columns.rows()));
         let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
         Ok(Spine {
-            frame: self.context.read_batch(rows)?,
+            frame: self.context.read_table(in_order(SpineRows::Sent(rows.clone()), rows.schema())?)?,
             carried,
             time: carried,
             keys: (carried + 1..=carried + self.resolved.join_keys.len()).collect(),
@@ -321,8 +364,10 @@ impl<'a> Reader<'a> {
         let mut order: Vec<_> = keys.iter().map(|key| ident(*key).sort(true, true)).collect();
         order.push(ident(EVENT_TIMESTAMP).sort(true, true));
         let in_range = range.and_then(|range| range.start.zip(range.end));
+        let sorted = known.distinct()?.sort(order)?.create_physical_plan().await?;
+        let schema = sorted.schema();
         Ok(Spine {
-            frame: known.distinct()?.sort(order)?,
+            frame: self.context.read_table(in_order(SpineRows::Sorted(sorted), schema)?)?,
             carried: keys.len() + 1,
             time: keys.len(),
             keys: (0..keys.len()).collect(),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn;
+use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::BuildError;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic::transport::Server as GrpcServer;
+use tonic::transport::server::TcpIncoming;
 
 use super::admin::AdminService;
 use super::grpc::FeatureStoreService;
@@ -132,6 +133,8 @@ async fn serve_http(
     router: Router,
     stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
+    // Small answers go out at once instead of waiting for more to send.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await.map_err(ServeError::Http)
 }
 
@@ -144,10 +147,9 @@ async fn serve_grpc(
     let routes = grpc_routes(service).await?;
     let recorded = Routes::from(routes.into_axum_router().layer(from_fn(record_grpc)));
     GrpcServer::builder()
-        .tcp_nodelay(true)
         .concurrency_limit_per_connection(in_flight)
         .add_routes(recorded.prepare())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), until(stopped))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until(stopped))
         .await?;
     Ok(())
 }

@@ -144,3 +144,34 @@ async fn a_table_that_is_made_anew_at_the_same_place_is_another_one() {
     project.materialize(None, None).await;
     assert_eq!(answer(&project, "v:a").await, Ok(vec![Some(11), Some(21)]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_spine_comes_back_in_its_order() {
+    let project =
+        TestProject::new(&definitions(&view("v", "{name: a, type: int64}")), &[("rows.parquet", &rows())]).await;
+    project.materialize(None, None).await;
+    // So large that plans would like to cut it up.
+    let count = 600_000_i64;
+    let times = TimestampMicrosecondArray::from_iter_values((0..count).map(|_| 100)).with_timezone("UTC");
+    let spine = RecordBatch::try_from_iter([
+        ("number", Arc::new(Int64Array::from_iter_values(0..count)) as ArrayRef),
+        ("key", Arc::new(Int64Array::from_iter_values((0..count).map(|n| n % 3))) as ArrayRef),
+        ("event_timestamp", Arc::new(times) as ArrayRef),
+    ])
+    .unwrap();
+    for from_source in [false, true] {
+        let request = BatchRequest {
+            selection: FeatureSelection::References(vec!["v:a".to_owned()]),
+            full_feature_names: false,
+            with_statuses: false,
+            as_known: false,
+            from_source,
+            table_versions: Vec::new(),
+            times: AskedTimes::Spine { schema: spine.schema(), rows: vec![spine.clone()], timestamp_column: None },
+        };
+        let answer = project.batch().get(&project.catalog, &request).await.unwrap().collect().await.unwrap();
+        assert_eq!(answer.column(0), spine.column(0));
+        let expected: Int64Array = (0..count).map(|n| [None, Some(10), Some(20)][(n % 3) as usize]).collect();
+        assert_eq!(answer.column(3).as_primitive::<Int64Type>(), &expected);
+    }
+}

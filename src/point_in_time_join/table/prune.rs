@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array};
+use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
@@ -178,10 +178,15 @@ impl Statistics {
             let converter = StatisticsConverter::try_new(name, file.metadata.schema(), file.metadata.parquet_schema())?;
             Ok((converter.row_group_mins(groups)?, converter.row_group_maxes(groups)?))
         };
+        let nulls = |name: &String| -> Result<UInt64Array, ParquetError> {
+            let schema = file.metadata.parquet_schema();
+            StatisticsConverter::try_new(name, file.metadata.schema(), schema)?.row_group_null_counts(groups)
+        };
+        let events = view.event_timestamp.as_ref().map(|name| known(bounds(name)?, &nulls(name)?));
         Ok(Statistics {
             count: groups.len(),
             keys: view.keys.iter().map(bounds).collect::<Result<_, _>>()?,
-            events: view.event_timestamp.as_ref().map(bounds).transpose()?,
+            events: events.transpose()?,
         })
     }
 
@@ -220,8 +225,20 @@ impl Statistics {
         let statistics = Statistics {
             count: first.len(),
             keys: keys.iter().map(bounds).collect::<Result<_, _>>()?,
-            events: events.as_ref().map(bounds).transpose()?,
+            events: events
+                .as_ref()
+                .map(|events| {
+                    let nulls = events.data_page_null_counts(column_index, offset_index, [&row_group])?;
+                    known(bounds(events)?, &nulls)
+                })
+                .transpose()?,
         };
         Ok(Some((statistics, first)))
     }
+}
+
+/// Bounds that say something of every row: none where some rows are null, since these hold at every time.
+fn known(bounds: (ArrayRef, ArrayRef), nulls: &UInt64Array) -> Result<(ArrayRef, ArrayRef), ParquetError> {
+    let has_nulls: BooleanArray = nulls.iter().map(|count| Some(count.is_none_or(|count| count > 0))).collect();
+    Ok((nullif(&bounds.0, &has_nulls)?, nullif(&bounds.1, &has_nulls)?))
 }
