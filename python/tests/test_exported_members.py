@@ -31,5 +31,5 @@ def test_both_questions_take_the_same_arguments_but_for_the_times() -> None:
         return set(inspect.signature(getattr(asof.Client, name)).parameters)
 
     online, batch = arguments("get_online_features"), arguments("get_batch_features")
-    assert batch - online == {"start", "end", "as_of", "as_known", "from_source"}
+    assert batch - online == {"start", "end", "as_of", "as_known", "from_source", "versions"}
     assert online - batch == {"now", "event_timestamps"}

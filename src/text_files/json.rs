@@ -155,7 +155,7 @@ impl<'v> JsonColumn<'_, 'v> {
         let rows: Vec<Option<&Map<String, Value>>> = self.each(Value::as_object)?.collect();
         let pairs = || rows.iter().flatten().flat_map(|object| object.iter());
         let offsets = offsets(rows.iter().map(|row| row.map_or(0, Map::len)));
-        let keys = StringArray::from_iter_values(pairs().map(|(key, _)| key));
+        let keys: StringArray = pairs().map(|(key, _)| Some(key)).collect();
         let keys = parse_cells(&keys, fields[0].data_type()).map_err(|key| self.bad(row_of(&offsets, key)))?;
         let values: Vec<JsonValue<'_>> = pairs().map(|(_, value)| Some(value)).collect();
         let values = json_array(&values, fields[1].data_type(), self.texts)

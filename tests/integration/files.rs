@@ -257,7 +257,7 @@ fn what_a_cell_cannot_hold_is_refused_with_its_line() {
         (int, "k,at,x\n\"a,2024-01-01\n", "`data/1.csv:2`: a quoted cell does not end"),
         (int, "", "`data/1.csv:1`: there is no header"),
         (int, "k,k,at,x\na,a,2024-01-01,1\n", "`data/1.csv:1`: the header has `k` twice"),
-        (int, "k,at,y\na,2024-01-01,1\n", "needs column `x`"),
+        (int, "k,at,y\na,2024-01-01,1\n", "the header has no column `x`, which `data/0.csv` has"),
         ("{name: x, type: 'list<int64>'}", "k,at,x\na,2024-01-01,[1]\n", "a cell of a CSV file holds one value"),
         ("{name: x, type: bytes}", "k,at,x\na,2024-01-01,00f\n", "write base64"),
     ] {

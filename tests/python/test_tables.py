@@ -176,7 +176,7 @@ def test_optimizing_changes_files_but_no_row(tmp_path: Path, run: Run) -> None:
         """
 entities: [{name: thing, join_keys: [{name: key, type: int64}]}]
 sources: [{name: rows, batch: {format: csv, path: rows.csv}, event_timestamp: at}]
-feature_views: [{name: v, entities: [thing], source: rows, lookback: 0s, features: [{name: x, type: int64}]}]
+feature_views: [{name: v, entities: [thing], source: rows, lookback: 1ms, features: [{name: x, type: int64}]}]
 """
     )
     days = [f"2024-01-{day:02}" for day in range(1, 11)]
