@@ -9,6 +9,7 @@ use super::error::CliError;
 use super::online_access::OnlineAccess;
 use super::output::Output;
 use super::project::Project;
+use crate::error::{ErrorKind, error_chain};
 use crate::materialization::remove_unknown_views;
 use crate::registry::{self, Plan, RegistryVersion};
 use crate::serving::pb::SyncOnlineStoreRequest;
@@ -61,7 +62,13 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
     }
     let applied = project.registry()?.apply(&plan, &SystemClock).await?;
     output.say(format!("Applied as version {}.", applied.version));
-    let emptied = remove_online_values(project, &applied).await?;
+    let emptied = match remove_online_values(project, &applied).await {
+        Err(error) if error.kind() == ErrorKind::Unavailable => {
+            eprintln!("warning: online values of removed views stay for now: {}", error_chain(&error));
+            0
+        }
+        emptied => emptied?,
+    };
     output.document(&json!({
         "applied": true,
         "version": applied.version,

@@ -1,6 +1,9 @@
 //! Why a command failed.
 
+use std::error::Error;
 use std::path::PathBuf;
+
+use tonic::Code;
 
 use crate::compile::CompileError;
 use crate::definition::DefinitionErrors;
@@ -36,6 +39,8 @@ pub enum CliError {
     Unreachable { address: String, source: tonic::transport::Error },
     #[error("the server at {address} does not answer within {} s; it may be stopped or overloaded", patience.as_secs())]
     NoAnswer { address: String, patience: std::time::Duration },
+    #[error("the server does not answer any more; it may be stopped, overloaded or gone: {}", .0.message())]
+    Lost(Box<tonic::Status>),
     #[error("{}", .0.message())]
     Server(Box<tonic::Status>),
     #[error("{0}")]
@@ -70,6 +75,7 @@ impl CliError {
             CliError::NothingApplied | CliError::Refused(_) => ErrorKind::Precondition,
             CliError::Io { .. } | CliError::Write { .. } => ErrorKind::Unavailable,
             CliError::Unreachable { .. } | CliError::NoAnswer { .. } => ErrorKind::Unavailable,
+            CliError::Lost(_) => ErrorKind::Unavailable,
             CliError::Server(status) => crate::serving::status::kind_of(status.code()),
             CliError::Failed(_) | CliError::Engine(_) => ErrorKind::Internal,
             CliError::Compile(error) => error.kind(),
@@ -85,6 +91,8 @@ impl CliError {
 
 impl From<tonic::Status> for CliError {
     fn from(status: tonic::Status) -> Self {
-        CliError::Server(Box::new(status))
+        // What the server sends has no source, and no deadline is its own.
+        let is_lost = status.source().is_some() || matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded);
+        if is_lost { CliError::Lost(Box::new(status)) } else { CliError::Server(Box::new(status)) }
     }
 }

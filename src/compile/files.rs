@@ -126,7 +126,8 @@ impl Part {
         if text == "**" {
             return Ok(Part::AnyFolders);
         }
-        let pattern = Pattern::new(text).map_err(|error| SourceFilesError::Location { problem: error.to_string() })?;
+        let pattern = Pattern::new(text)
+            .map_err(|error| SourceFilesError::Location { problem: format!("`{text}` is no glob: {}", error.msg) })?;
         Ok(Part::Name { pattern, text: text.to_owned() })
     }
 }
@@ -281,7 +282,7 @@ mod tests {
     async fn what_is_not_there_is_told() {
         check("nothing.parquet", &["there is no such file, nor a folder with files"]).await;
         check("no*.parquet", &["no file matches; `*` matches within one folder, `**` crosses folders"]).await;
-        check("[.parquet", &["Pattern syntax error near position 0: invalid range pattern"]).await;
+        check("[.parquet", &["`[.parquet` is no glob: invalid range pattern"]).await;
         check("deep/er/../_delta/..", &["deep/2.parquet"]).await;
     }
 }

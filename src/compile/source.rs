@@ -10,7 +10,7 @@ use datafusion::prelude::{DataFrame, Expr, SessionContext, ident};
 use super::adapt::adapt_expr;
 use super::as_stored::AsStored;
 use super::{CompileError, TypeMismatch};
-use crate::definition::{Definitions, Owner, Source, ValueType, nearest};
+use crate::definition::{Definitions, FileFormat, Owner, Source, ValueType, nearest};
 
 /// Compiles one set of definitions; sources are opened when first needed.
 pub struct Compiler {
@@ -47,7 +47,7 @@ impl Compiler {
 
     fn source_column(&self, source: &Source, field: &Field, name: &str) -> Result<Expr, CompileError> {
         let column = match ident(field.name().as_str()) {
-            column if field.data_type().is_floating() => AsStored::udf().call(vec![column]),
+            column if field.data_type().is_floating() && has_statistics(source) => AsStored::udf().call(vec![column]),
             column => column,
         };
         let is_time = [&source.event_timestamp, &source.created_timestamp].iter().any(|t| t.as_deref() == Some(name));
@@ -66,6 +66,12 @@ impl Compiler {
             mismatch: if is_time { time_mismatch(mismatch) } else { mismatch },
         })
     }
+}
+
+/// Whether files say what their least and greatest values are.
+fn has_statistics(source: &Source) -> bool {
+    let format = source.batch.as_ref().map(|batch| batch.format);
+    matches!(format, Some(FileFormat::Parquet | FileFormat::Delta))
 }
 
 fn time_mismatch(mismatch: TypeMismatch) -> TypeMismatch {

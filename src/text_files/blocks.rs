@@ -39,7 +39,7 @@ pub(super) async fn csv_blocks(
     file: &TextFile,
 ) -> Result<(Vec<String>, Blocks), DataFusionError> {
     let mut blocks = blocks(store, file, TextFormat::Csv);
-    let failed = |line, problem| TextFileError { file: file.shown.clone(), line, problem };
+    let failed = |line, problem| TextFileError::new(&file.shown, line, problem);
     while let Some(block) = blocks.next().await {
         let Block { text, line } = block?;
         let mut records = Records::new(&text, line);
@@ -106,6 +106,6 @@ impl BlockReader {
     }
 
     fn failed(&self, line: usize, problem: TextProblem) -> DataFusionError {
-        TextFileError { file: self.file.shown.clone(), line, problem }.into()
+        TextFileError::new(&self.file.shown, line, problem).into()
     }
 }

@@ -63,7 +63,13 @@ pub struct TextFileError {
     pub file: String,
     /// From 1; the header of a CSV file is the first.
     pub line: usize,
-    pub problem: TextProblem,
+    pub problem: Box<TextProblem>,
+}
+
+impl TextFileError {
+    fn new(file: &str, line: usize, problem: TextProblem) -> Self {
+        TextFileError { file: file.to_owned(), line, problem: Box::new(problem) }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,7 +120,7 @@ fn remedy(declared: &DataType, found: &DataType, in_list: bool) -> String {
                     to_timestamp_seconds, to_timestamp_millis or to_timestamp_micros"
                 .to_owned();
         }
-        DataType::Timestamp(..) => "write RFC 3339 such as `2024-05-01T12:30:00Z`",
+        DataType::Timestamp(..) => return "write RFC 3339 such as `2024-05-01T12:30:00Z`".to_owned(),
         DataType::List(_) => "write an array",
         DataType::Map(..) => "write an object",
         _ => "write a text",

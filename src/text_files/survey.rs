@@ -55,11 +55,8 @@ impl TextFiles {
         let mut headers: Vec<(&TextFile, Vec<String>)> = Vec::new();
         for file in &self.files {
             let (header, blocks) = csv_blocks(&self.store, file).await?;
-            let columns: Vec<(usize, Option<Column>)> = header
-                .iter()
-                .map(|name| declared.get(name).map(|value_type| Column::declared(name, value_type)))
-                .enumerate()
-                .collect();
+            let column = |name: &String| declared.get(name).map(|value_type| Column::declared(name, value_type));
+            let columns: Vec<Option<Column>> = header.iter().map(column).collect();
             check_scalar(file, &columns, declared)?;
             let (shown, width) = (file.shown.clone(), header.len());
             let found = decoded(blocks, move |block| cell_kinds(&shown, &block, width, &columns));
@@ -120,17 +117,13 @@ fn spawned<T: Send + 'static>(
     async { Ok(decoded.await.map_err(|error| DataFusionError::External(Box::new(error)))??) }
 }
 
-fn check_scalar(
-    file: &TextFile,
-    columns: &[(usize, Option<Column>)],
-    declared: &DeclaredTypes,
-) -> Result<(), TextFileError> {
+fn check_scalar(file: &TextFile, columns: &[Option<Column>], declared: &DeclaredTypes) -> Result<(), TextFileError> {
     let is_nested = |column: &&Column| column.data_type.is_nested();
-    match columns.iter().filter_map(|(_, column)| column.as_ref()).find(is_nested) {
+    match columns.iter().flatten().find(is_nested) {
         None => Ok(()),
         Some(Column { name, .. }) => {
             let problem = TextProblem::Nested { column: name.clone(), declared: declared[name].to_string() };
-            Err(TextFileError { file: file.shown.clone(), line: 1, problem })
+            Err(TextFileError::new(&file.shown, 1, problem))
         }
     }
 }
@@ -142,7 +135,7 @@ fn check_headers(headers: &[(&TextFile, Vec<String>)], declared: &DeclaredTypes)
         if let Some((file, header)) = headers.iter().find(|(_, header)| !header.contains(column)) {
             let (column, other, header) = (column.clone(), having.shown.clone(), header.clone());
             let problem = TextProblem::MissingColumn { column, other, header };
-            return Err(TextFileError { file: file.shown.clone(), line: 1, problem });
+            return Err(TextFileError::new(&file.shown, 1, problem));
         }
     }
     Ok(())
@@ -152,14 +145,14 @@ fn cell_kinds(
     file: &str,
     block: &Block,
     width: usize,
-    columns: &[(usize, Option<Column>)],
+    columns: &[Option<Column>],
 ) -> Result<Vec<CellKinds>, TextFileError> {
     let (lines, texts) = csv_texts(file, block, width, &(0..width).collect::<Vec<_>>())?;
     let mut kinds = vec![CellKinds::default(); width];
-    for ((position, column), texts) in columns.iter().zip(&texts) {
+    for ((column, texts), kinds) in columns.iter().zip(&texts).zip(&mut kinds) {
         match column {
             Some(column) => drop(csv_array(file, &lines, texts, column)?),
-            None => texts.iter().flatten().for_each(|cell| kinds[*position].add(cell)),
+            None => texts.iter().flatten().for_each(|cell| kinds.add(cell)),
         }
     }
     Ok(kinds)
@@ -172,7 +165,7 @@ pub(super) fn csv_texts(
     width: usize,
     wanted: &[usize],
 ) -> Result<(Vec<usize>, Vec<StringArray>), TextFileError> {
-    let failed = |line, problem| TextFileError { file: file.to_owned(), line, problem };
+    let failed = |line, problem| TextFileError::new(file, line, problem);
     let mut records = Records::new(&block.text, block.line);
     let mut cells: Vec<Cell<'_>> = Vec::with_capacity(width);
     let mut lines = Vec::new();
@@ -206,7 +199,7 @@ pub(super) fn csv_array(
             declared: type_name(&column.data_type),
             remedy: remedy(&column.data_type, &is, false),
         };
-        TextFileError { file: file.to_owned(), line: lines[row], problem }
+        TextFileError::new(file, lines[row], problem)
     })
 }
 
@@ -241,7 +234,7 @@ pub(super) fn json_objects(file: &str, block: &Block) -> Result<(Vec<usize>, Vec
         let line = block.line + position;
         objects.push(parse_object(text).map_err(|problem| {
             let problem = TextProblem::NotAnObject { problem };
-            TextFileError { file: file.to_owned(), line, problem }
+            TextFileError::new(file, line, problem)
         })?);
         lines.push(line);
     }
@@ -265,6 +258,6 @@ pub(super) fn json_column(
             declared: type_name(&column.data_type),
             remedy: remedy(&data_type, &Found::of(&value).data_type(), in_list),
         };
-        TextFileError { file: file.to_owned(), line: lines[row], problem }
+        TextFileError::new(file, lines[row], problem)
     })
 }

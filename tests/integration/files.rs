@@ -244,6 +244,24 @@ fn a_column_of_json_may_begin_late() {
 }
 
 #[test]
+fn a_query_reads_the_parts_of_json_objects() {
+    let files = Files::with(
+        "entities: [{name: e, join_keys: [{name: k, type: string}]}]\n\
+         sources: [{name: s, batch: {format: json, path: x.ndjson}, event_timestamp: at, rename: {p: payload}}]\n\
+         feature_views:\n  \
+           - {name: v, entities: [e], sources: [s], features: [{name: x, type: string}],\n      \
+               sql: \"SELECT k, at AS event_timestamp, payload['city'] AS x FROM s\"}\n",
+    );
+    files.write(
+        "x.ndjson",
+        "{\"k\": \"a\", \"at\": \"2024-01-01\"}\n\
+         {\"k\": \"b\", \"at\": \"2024-01-02\", \"p\": {\"n\": 1}}\n\
+         {\"k\": \"c\", \"at\": \"2024-01-03\", \"p\": {\"city\": \"Rome\"}}\n",
+    );
+    assert_eq!(Value::from(files.values()), json!([null, null, "Rome"]));
+}
+
+#[test]
 fn what_a_cell_cannot_hold_is_refused_with_its_line() {
     let int = "{name: x, type: int64}";
     for (features, text, said) in [

@@ -222,6 +222,11 @@ fn a_server_that_does_not_answer_holds_up_no_command() {
         assert_eq!(status, 1, "{stderr}");
         assert!(stderr.contains(&server.grpc) && stderr.contains("does not answer"), "{stderr}");
     }
+    // What is applied is applied, and the server removes values when it follows.
+    std::fs::write(folder.join("feature_defs/more.yaml"), "entities: [{name: e, join_keys: [{name: k, type: int64}]}]")
+        .unwrap();
+    let (status, stdout, stderr) = run(folder, &["apply", "--yes"]);
+    assert!(status == 0 && stdout.contains("version 2") && stderr.contains("does not answer"), "{stdout}{stderr}");
     assert!(started.elapsed() < Duration::from_secs(40));
     signal("-CONT");
     assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));

@@ -83,6 +83,10 @@ fn integers_that_overflow_are_null() {
     check("int32", "x", "- 2 - - -");
     check("int64", "i + 1", "2147483648 3 -2147483647 - 1");
     check("int64", "x % 0", "- - - - -");
+    check("int64", "lcm(x, q)", "9223372036854775807 6 - - -");
+    check("int64", "factorial(q * 10)", "3628800 - 3628800 - 2432902008176640000");
+    let day_later = "to_timestamp_micros(x) + INTERVAL '1 day' > to_timestamp_micros(q)";
+    check("bool", day_later, "- true - - -");
 }
 
 #[test]
@@ -98,6 +102,7 @@ fn casts_that_do_not_fit_are_null() {
             "1969-12-31T23:59:59.999999Z 1969-12-31T23:59:59.999999Z"
         ),
     );
+    check("timestamp", "arrow_cast(i, 'Date32')", "- 1970-01-03T00:00:00Z - - 1970-01-01T00:00:00Z");
     check("float32", "f", "inf 2.5 NaN - -2.5");
 }
 
