@@ -54,22 +54,13 @@ impl TextFiles {
         let mut kinds: BTreeMap<String, CellKinds> = BTreeMap::new();
         let mut headers: Vec<(&TextFile, Vec<String>)> = Vec::new();
         for file in &self.files {
-            let (header, blocks) = csv_blocks(&self.store, file).await?;
-            let column = |name: &String| declared.get(name).map(|value_type| Column::declared(name, value_type));
-            let columns: Vec<Option<Column>> = header.iter().map(column).collect();
-            check_scalar(file, &columns, declared)?;
-            let (shown, width) = (file.shown.clone(), header.len());
-            let found = decoded(blocks, move |block| cell_kinds(&shown, &block, width, &columns));
-            let found: Vec<CellKinds> = found
-                .try_fold(vec![CellKinds::default(); width], async |mut all, block| {
-                    all.iter_mut().zip(block).for_each(|(known, kinds)| known.merge(kinds));
-                    Ok(all)
-                })
-                .await?;
+            let (header, found) = self.survey_csv_file(file, declared).await?;
             for (name, found) in header.iter().zip(found) {
                 kinds.entry(name.clone()).or_default().merge(found);
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
             }
-            names.extend(header.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
             headers.push((file, header));
         }
         check_headers(&headers, declared)?;
@@ -79,6 +70,26 @@ impl TextFiles {
             None => Column { name: name.clone(), data_type: arrow_type(&kinds[name].value_type()), is_declared: false },
         };
         Ok(names.iter().filter(|name| !name.is_empty()).map(column).collect())
+    }
+
+    /// The header, and what the cells of each column look like that is not declared.
+    async fn survey_csv_file(
+        &self,
+        file: &TextFile,
+        declared: &DeclaredTypes,
+    ) -> Result<(Vec<String>, Vec<CellKinds>), DataFusionError> {
+        let (header, blocks) = csv_blocks(&self.store, file).await?;
+        let column = |name: &String| declared.get(name).map(|value_type| Column::declared(name, value_type));
+        let columns: Vec<Option<Column>> = header.iter().map(column).collect();
+        check_scalar(file, &columns, declared)?;
+        let (shown, width) = (file.shown.clone(), header.len());
+        let none = vec![CellKinds::default(); width];
+        let found = decoded(blocks, move |block| cell_kinds(&shown, &block, width, &columns));
+        let merge = async |mut all: Vec<CellKinds>, block: Vec<CellKinds>| {
+            all.iter_mut().zip(block).for_each(|(known, kinds)| known.merge(kinds));
+            Ok(all)
+        };
+        Ok((header, found.try_fold(none, merge).await?))
     }
 
     async fn survey_json(&self, declared: &DeclaredTypes) -> Result<Vec<Column>, DataFusionError> {
