@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 VENV := $(CACHE)/venv
 ASOF := $(CARGO_TARGET_DIR)/debug/asof
 
-.PHONY: help setup build quickstart test format lint rust-test python-test bench python-env
+.PHONY: help setup fresh build quickstart test format lint rust-test python-test bench python-env
 
 help:
 	@echo "make quickstart   build, then run the flights example from files to online answers"
@@ -21,9 +21,18 @@ help:
 setup:
 	@scripts/setup
 
+# Checkouts share the build output, and cargo tells by time stamps what is fresh, which say nothing between two of
+# them: what another checkout built last is built again here.
+fresh: setup
+	@mkdir -p "$(CARGO_TARGET_DIR)"; \
+	if [ "$$(cat "$(CARGO_TARGET_DIR)/checkout" 2>/dev/null)" != "$(CURDIR)" ]; then \
+		touch build.rs src/lib.rs src/main.rs tests/integration/main.rs; \
+		echo "$(CURDIR)" > "$(CARGO_TARGET_DIR)/checkout"; \
+	fi
+
 # The command is built together with a test: cargo gives the dependencies other features when it builds with the
 # development dependencies and without them, and would build most of them twice.
-build: setup
+build: fresh
 	cargo build --bin asof --test integration
 
 quickstart: build
@@ -35,10 +44,10 @@ format:
 	cargo fmt --check
 
 # Checks need the dependencies in a form of their own: the first run takes a while.
-lint: setup
+lint: fresh
 	cargo clippy --all-targets -- -D warnings
 
-rust-test:
+rust-test: fresh
 	@if command -v cargo-nextest >/dev/null; then cargo nextest run --no-fail-fast; else cargo test --lib --bins --tests --no-fail-fast; fi
 
 python-env: setup

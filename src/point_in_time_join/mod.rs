@@ -45,7 +45,7 @@ pub use node::{JoinSpec, JoinedViewSpec, PointInTimeJoinNode};
 pub use params::{FeatureColumn, ViewParams};
 pub use planner::{PointInTimeJoinCodec, PointInTimeJoinPlanner};
 pub use spine_index::SpineIndex;
-pub use stream::{ViewJoin, join_streams, join_views};
+pub use stream::join_streams;
 pub use table::{TableFile, TableFiles, TableReads, TableView, join_table};
 
 use crate::definition::FeatureViewName;

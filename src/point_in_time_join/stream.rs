@@ -3,22 +3,12 @@
 use std::sync::Arc;
 
 use datafusion::execution::SendableRecordBatchStream;
-use futures::stream::{self, StreamExt, TryStreamExt, select_all};
+use futures::stream::{StreamExt, select_all};
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking, yield_now};
 
 use super::answer::build;
 use super::{JoinError, JoinedView, SpineIndex, ViewAccumulator, ViewParams};
-
-/// One view of a request, ready to be joined.
-pub struct ViewJoin {
-    pub index: Arc<SpineIndex>,
-    pub params: Arc<ViewParams>,
-    pub partitions: Vec<SendableRecordBatchStream>,
-}
-
-/// Views whose rows are read at the same time: while one is put together, the next is read.
-const VIEWS_AT_ONCE: usize = 2;
 
 /// Joins a view's feature rows, from streams in any order, to the spine.
 ///
@@ -47,15 +37,6 @@ pub async fn join_streams(
     }
     let all = all.map_or_else(|| ViewAccumulator::new(index, Arc::clone(&params)), Ok)?;
     finish(&params, all, workers).await
-}
-
-/// Joins the views of a request; the answers are in the order of `joins`.
-///
-/// # Errors
-/// Those of [`join_streams`]: the first failure ends all.
-pub async fn join_views(joins: Vec<ViewJoin>) -> Result<Vec<JoinedView>, JoinError> {
-    let answers = joins.into_iter().map(|join| join_streams(join.index, join.params, join.partitions));
-    stream::iter(answers).buffered(VIEWS_AT_ONCE).try_collect().await
 }
 
 /// Deals the partitions out to at most `workers` tasks.

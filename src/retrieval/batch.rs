@@ -4,17 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
-use arrow::compute::{cast, concat_batches, max, min};
-use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType, UInt8Type};
-use datafusion::catalog::streaming::StreamingTable;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, UInt8Type};
 use datafusion::common::ScalarValue;
-use datafusion::error::DataFusionError;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Extension, LogicalPlan};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::streaming::PartitionStream;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, Expr, SessionContext, ident, lit};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -23,8 +17,9 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use super::RetrievalError;
 use super::answer::{RequestColumns, assemble};
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
+use super::spine::Spine;
 use crate::arrow_types::arrow_type;
-use crate::compile::{CompiledView, Compiler, adapt_array};
+use crate::compile::{CompiledView, Compiler};
 use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName, Field, ValueType};
 use crate::engine::Engine;
 use crate::offline_store::{OfflineStore, ViewTable};
@@ -145,60 +140,11 @@ pub struct BatchPlan {
     resolved: Arc<ResolvedRequest>,
 }
 
-/// The keys and times of a request, as the join takes them.
-struct Spine {
-    frame: DataFrame,
-    /// How many of the columns come back in the answer.
-    carried: usize,
-    time: usize,
-    /// The column of each of the request's join keys.
-    keys: Vec<usize>,
-    /// The first and the last asked time, as far as they are known; None: there is none.
-    bounds: Option<(EventTimestamp, EventTimestamp)>,
-}
-
-/// Rows of a spine, in one partition: a plan that read them otherwise would be free to change their order.
-#[derive(Debug)]
-struct InOrder {
-    rows: SpineRows,
-    schema: SchemaRef,
-}
-
-#[derive(Debug)]
-enum SpineRows {
-    Sent(RecordBatch),
-    Sorted(Arc<dyn ExecutionPlan>),
-}
-
-fn in_order(rows: SpineRows, schema: SchemaRef) -> Result<Arc<StreamingTable>, DataFusionError> {
-    let partition = Arc::new(InOrder { rows, schema: SchemaRef::clone(&schema) });
-    Ok(Arc::new(StreamingTable::try_new(schema, vec![partition])?))
-}
-
-impl PartitionStream for InOrder {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let once = |rows| {
-            let rows = futures::stream::iter([rows]);
-            Box::pin(RecordBatchStreamAdapter::new(SchemaRef::clone(&self.schema), rows))
-        };
-        match &self.rows {
-            SpineRows::Sent(rows) => once(Ok(rows.clone())),
-            SpineRows::Sorted(plan) => {
-                execute_stream(Arc::clone(plan), context).unwrap_or_else(|error| once(Err(error)))
-            }
-        }
-    }
-}
-
 /// One request's views, opened.
-struct Reader<'a> {
-    request: &'a BatchRequest,
-    resolved: &'a ResolvedRequest,
-    context: SessionContext,
+pub(super) struct Reader<'a> {
+    pub request: &'a BatchRequest,
+    pub resolved: &'a ResolvedRequest,
+    pub context: SessionContext,
     compiler: Compiler,
     /// One a view of `resolved`.
     rows: Vec<ViewRows>,
@@ -275,7 +221,7 @@ impl<'a> Reader<'a> {
     }
 
     /// All rows of one view: join keys, event and created timestamp, and features (of a table, the asked ones).
-    async fn view_frame(&self, position: usize) -> Result<CompiledView, RetrievalError> {
+    pub(super) async fn view_frame(&self, position: usize) -> Result<CompiledView, RetrievalError> {
         let resolved = &self.resolved.views[position];
         match &self.rows[position] {
             ViewRows::Source => Ok(self.compiler.view(&resolved.view, TimeRange::UNBOUNDED).await?),
@@ -294,119 +240,6 @@ impl<'a> Reader<'a> {
                 Ok(CompiledView { frame, has_created_timestamp: table.state().has_created_timestamp })
             }
         }
-    }
-
-    async fn spine(&self) -> Result<Spine, RetrievalError> {
-        match &self.request.times {
-            AskedTimes::Spine { schema, rows, timestamp_column } => {
-                let sent = concat_batches(schema, rows)?;
-                self.sent_spine(sent, timestamp_column.as_deref())
-            }
-            AskedTimes::Range(range) => self.known_keys(Some(*range), None).await,
-            AskedTimes::AsOf(instant) => self.known_keys(None, Some(*instant)).await,
-        }
-    }
-
-    /// The caller's rows, and after them the join keys and times in their exact types.
-    fn sent_spine(&self, sent: RecordBatch, timestamp_column: Option<&str>) -> Result<Spine, RetrievalError> {
-        let times = time_column(&sent, timestamp_column)?;
-        let bounds = min(&times).zip(max(&times));
-        let carried = sent.num_columns();
-        let columns = RequestColumns::new(self.resolved, sent)?;
-        let mut fields: Vec<_> = columns.sent.schema().fields().iter().cloned().collect();
-        let mut arrays = columns.sent.columns().to_vec();
-        let mut hide = |name: &str, array: ArrayRef| {
-            // Not a name that a file's column has.
-            fields.push(Arc::new(ArrowField::new(format!("asof:{name}"), array.data_type().clone(), true)));
-            arrays.push(array);
-        };
-        hide(EVENT_TIMESTAMP, Arc::new(times));
-        for key in &self.resolved.join_keys {
-            hide(&key.name, Arc::clone(columns.typed(&key.name)));
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(columns.rows()));
-        let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
-        Ok(Spine {
-            frame: self.context.read_table(in_order(SpineRows::Sent(rows.clone()), rows.schema())?)?,
-            carried,
-            time: carried,
-            keys: (carried + 1..=carried + self.resolved.join_keys.len()).collect(),
-            bounds: bounds.map(|(first, last)| (EventTimestamp::from_micros(first), EventTimestamp::from_micros(last))),
-        })
-    }
-
-    /// The spine of a request without one: keys and times of the views' own rows.
-    async fn known_keys(
-        &self,
-        range: Option<TimeRange>,
-        as_of: Option<EventTimestamp>,
-    ) -> Result<Spine, RetrievalError> {
-        if let Some(value) = self.resolved.request_values.first() {
-            let problem = format!("`{}` is a value that only the caller knows", value.name);
-            return Err(RetrievalError::NoSpine { problem });
-        }
-        let keys: Vec<&str> = self.resolved.join_keys.iter().map(|key| key.name.as_str()).collect();
-        let mut known: Option<DataFrame> = None;
-        for (position, view) in self.resolved.views.iter().enumerate() {
-            if view.join_keys.len() != keys.len() || (as_of.is_none() && view.is_static) {
-                continue;
-            }
-            let frame = self.keys_of(position, view, range, as_of).await?;
-            known = Some(match known {
-                Some(others) => others.union(frame)?,
-                None => frame,
-            });
-        }
-        let Some(known) = known else {
-            let problem = format!("no view with times has all of the join keys {}", keys.join(", "));
-            return Err(RetrievalError::NoSpine { problem });
-        };
-        let mut order: Vec<_> = keys.iter().map(|key| ident(*key).sort(true, true)).collect();
-        order.push(ident(EVENT_TIMESTAMP).sort(true, true));
-        let in_range = range.and_then(|range| range.start.zip(range.end));
-        let sorted = known.distinct()?.sort(order)?.create_physical_plan().await?;
-        let schema = sorted.schema();
-        Ok(Spine {
-            frame: self.context.read_table(in_order(SpineRows::Sorted(sorted), schema)?)?,
-            carried: keys.len() + 1,
-            time: keys.len(),
-            keys: (0..keys.len()).collect(),
-            bounds: as_of.map(|instant| (instant, instant)).or(in_range),
-        })
-    }
-
-    async fn keys_of(
-        &self,
-        position: usize,
-        view: &ResolvedView,
-        range: Option<TimeRange>,
-        as_of: Option<EventTimestamp>,
-    ) -> Result<DataFrame, RetrievalError> {
-        let CompiledView { frame, .. } = self.view_frame(position).await?;
-        let time = || ident(EVENT_TIMESTAMP);
-        let is_key = view.join_keys.iter().map(|(key, _)| ident(key.name.as_str()).is_not_null());
-        let inside = match (range, as_of) {
-            (_, Some(_)) if view.is_static => Vec::new(),
-            (_, Some(instant)) => vec![time().lt_eq(instant_lit(instant))],
-            (Some(TimeRange { start, end }), None) => {
-                let start = start.map(|start| time().gt_eq(instant_lit(start)));
-                let end = end.map(|end| time().lt(instant_lit(end)));
-                start.into_iter().chain(end).chain([time().is_not_null()]).collect()
-            }
-            (None, None) => Vec::new(),
-        };
-        let frame = match is_key.chain(inside).reduce(Expr::and) {
-            Some(filter) => frame.filter(filter)?,
-            None => frame,
-        };
-        // One order of columns for all views, under the request's names.
-        let key_column = |wanted: &Field| {
-            let (key, _) = view.join_keys.iter().find(|(_, column)| *column == wanted.name).expect("it has every key");
-            ident(key.name.as_str()).alias(wanted.name.as_str())
-        };
-        let mut columns: Vec<Expr> = self.resolved.join_keys.iter().map(key_column).collect();
-        columns.push(as_of.map_or_else(time, instant_lit).alias(EVENT_TIMESTAMP));
-        Ok(frame.select(columns)?)
     }
 
     /// One join of the spine with every view.
@@ -510,38 +343,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn instant_lit(instant: EventTimestamp) -> Expr {
+pub(super) fn instant_lit(instant: EventTimestamp) -> Expr {
     lit(ScalarValue::TimestampMicrosecond(Some(instant.micros()), Some("UTC".into())))
 }
 
 fn null_column(value_type: &ValueType) -> Expr {
     datafusion::logical_expr::cast(lit(ScalarValue::Null), arrow_type(value_type))
-}
-
-/// The spine's times: the column named, else `event_timestamp`, else its only column of instants.
-fn time_column(spine: &RecordBatch, named: Option<&str>) -> Result<TimestampMicrosecondArray, RetrievalError> {
-    let schema = spine.schema();
-    let is_time = |field: &ArrowField| matches!(field.data_type(), DataType::Timestamp(..));
-    let times: Vec<&str> =
-        schema.fields().iter().filter(|field| is_time(field)).map(|field| field.name().as_str()).collect();
-    let has_default = schema.column_with_name(EVENT_TIMESTAMP).is_some();
-    let name = match (named, has_default, times.as_slice()) {
-        (Some(name), ..) => name,
-        (None, true, _) => EVENT_TIMESTAMP,
-        (None, false, [only]) => only,
-        (None, false, []) => return Err(no_time_column("it has no column of timestamps".to_owned())),
-        (None, false, several) => return Err(no_time_column(format!("it has several: {}", several.join(", ")))),
-    };
-    let Some(column) = spine.column_by_name(name) else {
-        return Err(no_time_column(format!("it has no column `{name}`")));
-    };
-    let instants = adapt_array(column, &ValueType::Timestamp)
-        .map_err(|mismatch| no_time_column(format!("its column `{name}` is {}", mismatch.found)))?;
-    Ok(instants.as_primitive::<TimestampMicrosecondType>().clone())
-}
-
-fn no_time_column(problem: String) -> RetrievalError {
-    RetrievalError::TimeColumn { problem }
 }
 
 /// The spine's columns, then each feature, followed by its status where asked for: of some joined rows.

@@ -11,6 +11,7 @@ mod answer;
 mod batch;
 mod online;
 mod resolve;
+mod spine;
 
 use std::sync::Arc;
 

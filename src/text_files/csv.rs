@@ -1,4 +1,4 @@
-//! Records of CSV: an empty cell is null, `""` is the empty string.
+//! Records of CSV: an empty cell is null, `""` is the empty string. Readers at hand do not tell these two apart.
 
 use std::borrow::Cow;
 

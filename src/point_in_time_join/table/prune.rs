@@ -16,9 +16,6 @@ use super::read::{self, OpenFile, RowGroup};
 use super::{TableReads, TableView};
 use crate::point_in_time_join::{JoinError, SpineIndex};
 
-/// Files whose page indexes are read at the same time.
-const OPEN_AT_ONCE: usize = 8;
-
 /// The row groups that a row of the spine may match, each with the rows of its pages that one may match.
 pub async fn row_groups(
     index: &SpineIndex,
@@ -36,7 +33,7 @@ pub async fn row_groups(
         let filter = &filter;
         async move { filter.file(file, reads).await.map_err(failed) }
     });
-    let groups: Vec<Vec<RowGroup>> = futures::stream::iter(pruned).buffered(OPEN_AT_ONCE).try_collect().await?;
+    let groups: Vec<Vec<RowGroup>> = futures::stream::iter(pruned).buffered(read::OPEN_AT_ONCE).try_collect().await?;
     Ok(groups.into_iter().flatten().collect())
 }
 

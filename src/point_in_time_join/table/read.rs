@@ -23,8 +23,8 @@ use crate::point_in_time_join::JoinError;
 
 /// Rows of a batch: their keys and times stay in the cache while they are looked at.
 const BATCH_ROWS: usize = 8192;
-/// Files whose footers are read at the same time.
-const OPEN_AT_ONCE: usize = 8;
+/// Files whose footers or page indexes are read at the same time.
+pub const OPEN_AT_ONCE: usize = 8;
 
 /// A file whose footer has been read.
 #[derive(Debug, Clone)]
