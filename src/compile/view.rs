@@ -74,7 +74,7 @@ impl Compiler {
     /// Everything that is wrong; never empty.
     async fn all_rows(&self, view: &FeatureView, range: TimeRange) -> Result<CompiledView, Vec<CompileError>> {
         let input = match &view.input {
-            ViewInput::Rows { source } => self.source_rows(source).await,
+            ViewInput::Rows { source } | ViewInput::Aggregations { source, .. } => self.source_rows(source).await,
             ViewInput::Sql { sources, sql } => self.sql_rows(view, sources, sql, range).await,
         };
         self.project(view, input.map_err(|error| vec![error])?)

@@ -6,6 +6,7 @@
 //!
 //! Opens no file and has not heard of Arrow: callers hand in the text of each file with its path for messages.
 
+mod aggregation;
 mod listing;
 mod model;
 mod names;
@@ -16,6 +17,7 @@ mod validate;
 mod value_type;
 
 pub use crate::diagnostics::Diagnostic;
+pub use aggregation::{AggregateFunction, Aggregation, ParseWindowError, Percentiles, Window};
 pub use listing::{KINDS, ListedDefinition, listed};
 pub use model::*;
 pub use names::{EntityName, FeatureServiceName, FeatureViewName, SourceName, is_valid_name, nearest};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::aggregation::Aggregation;
 use super::names::{EntityName, FeatureServiceName, FeatureViewName, SourceName};
 use super::value_type::ValueType;
 use crate::time::duration_text;
@@ -103,9 +104,23 @@ pub struct FeatureView {
     /// How far before where it stands a run without `--start` begins again; None: the default of one day.
     #[serde(default, with = "duration_text", skip_serializing_if = "Option::is_none")]
     pub lookback: Option<Duration>,
+    /// What is served. Those of an aggregation view follow from its aggregations; their types, as far as they depend
+    /// on those of the inputs, are provisional until `compile` has read the source.
     pub features: Vec<Field>,
+    /// Of an aggregation view: what its table keeps of each event, the distinct inputs and buckets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub event_columns: Vec<EventColumn>,
     #[serde(flatten)]
     pub documentation: Documentation,
+}
+
+/// An input or a bucket of aggregations, in the table of their view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventColumn {
+    #[serde(flatten)]
+    pub field: Field,
+    /// As the aggregations write it, without blanks around it.
+    pub expression: String,
 }
 
 /// Where a feature view's rows come from.
@@ -115,6 +130,17 @@ pub enum ViewInput {
     /// The result rows of a query; its columns are the join keys, `event_timestamp` (unless every source is
     /// static), `created_timestamp` if it likes, and the features.
     Sql { sources: Vec<SourceName>, sql: String },
+    /// Windows over the rows of one source that slide with the asked time.
+    Aggregations {
+        source: SourceName,
+        /// Rows that count meet this condition.
+        #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
+        filter: Option<String>,
+        aggregations: Vec<Aggregation>,
+        /// The lower edges of windows move in steps of this length.
+        #[serde(default, with = "duration_text", skip_serializing_if = "Option::is_none")]
+        resolution: Option<Duration>,
+    },
     /// The rows of one source.
     Rows { source: SourceName },
 }
@@ -123,8 +149,35 @@ impl ViewInput {
     pub fn sources(&self) -> &[SourceName] {
         match self {
             ViewInput::Sql { sources, .. } => sources,
-            ViewInput::Rows { source } => std::slice::from_ref(source),
+            ViewInput::Rows { source } | ViewInput::Aggregations { source, .. } => std::slice::from_ref(source),
         }
+    }
+}
+
+impl FeatureView {
+    /// Empty but for aggregation views.
+    pub fn aggregations(&self) -> &[Aggregation] {
+        match &self.input {
+            ViewInput::Aggregations { aggregations, .. } => aggregations,
+            ViewInput::Sql { .. } | ViewInput::Rows { .. } => &[],
+        }
+    }
+
+    pub fn is_aggregation(&self) -> bool {
+        matches!(self.input, ViewInput::Aggregations { .. })
+    }
+
+    /// The columns that a row of the view's table holds beside keys and times.
+    pub fn stored_fields(&self) -> Vec<Field> {
+        match self.is_aggregation() {
+            true => self.event_columns.iter().map(|column| column.field.clone()).collect(),
+            false => self.features.clone(),
+        }
+    }
+
+    /// The column of the view's table that an input or a bucket of an aggregation is kept in.
+    pub fn event_column(&self, expression: &str) -> Option<usize> {
+        self.event_columns.iter().position(|column| column.expression == expression.trim())
     }
 }
 

@@ -36,6 +36,7 @@ pub fn feature_view(
         ttl: check_duration("ttl", raw.ttl.as_ref(), reporter),
         lookback: check_duration("lookback", raw.lookback.as_ref(), reporter),
         features: fields::fields(&raw.features.value),
+        event_columns: Vec::new(),
         documentation: raw.documentation(),
     };
     Some(CheckedView { view, join_keys })
