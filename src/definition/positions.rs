@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::names::{FeatureViewName, SourceName};
-use super::raw::{RawField, RawFile};
+use super::raw::{RawAggregation, RawField, RawFile, Text};
 use crate::diagnostics::Span;
 
 /// A definition that reads data or computes it.
@@ -36,6 +36,12 @@ pub enum Part {
     ColumnType(String),
     /// The expression of an on-demand feature.
     Expression(String),
+    /// The condition of an aggregation view.
+    Where,
+    /// The input of an aggregation, by its index in the view.
+    AggregationInput(usize),
+    /// What an aggregation is bucketed by, by its index in the view.
+    AggregationBy(usize),
 }
 
 impl Part {
@@ -43,7 +49,7 @@ impl Part {
     fn fallback(&self) -> Option<Part> {
         match self {
             Part::ColumnType(column) | Part::Expression(column) => Some(Part::Column(column.clone())),
-            Part::Column(_) => Some(Part::Input),
+            Part::Column(_) | Part::Where | Part::AggregationInput(_) | Part::AggregationBy(_) => Some(Part::Input),
             Part::Input => Some(Part::Name),
             Part::Name => None,
         }
@@ -116,7 +122,33 @@ impl Positions {
             if let Some(input) = view.source.as_ref().or(view.sql.as_ref()) {
                 self.add(&owner, Part::Input, input.span);
             }
-            self.add_columns(&owner, &view.features.value);
+            if let Some(features) = &view.features {
+                self.add_columns(&owner, &features.value);
+            }
+            if let Some(condition) = &view.r#where {
+                self.add(&owner, Part::Where, condition.span);
+            }
+            let aggregations = view.aggregations.iter().flat_map(|aggregations| &aggregations.value);
+            for (index, aggregation) in aggregations.enumerate() {
+                self.add_aggregation(&owner, index, aggregation);
+            }
+        }
+    }
+
+    fn add_aggregation(&mut self, owner: &Owner, index: usize, raw: &RawAggregation) {
+        let expressions =
+            [(raw.input.as_ref(), Part::AggregationInput(index)), (raw.by.as_ref(), Part::AggregationBy(index))];
+        for (expression, part) in expressions {
+            if let Some(Text { value, span }) = expression {
+                self.add(owner, part, *span);
+                // An expression that is a column goes by its name.
+                self.add(owner, Part::Column(value.trim().to_owned()), *span);
+            }
+        }
+        let aggregation = raw.to_model();
+        self.add(owner, Part::Column(aggregation.base_name()), raw.place());
+        for feature in aggregation.feature_names() {
+            self.add(owner, Part::Column(feature), raw.place());
         }
     }
 

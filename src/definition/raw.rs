@@ -6,12 +6,13 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::aggregation::{AggregateFunction, Aggregation, Percentiles};
 use super::model::{Documentation, FileFormat};
 use super::value_type::ValueType;
-use crate::diagnostics::{Located, Reporter};
+use crate::diagnostics::{Located, Reporter, Span};
 use crate::yaml::{Decode, Entries, Fields, Kind, Node, record};
 
-pub use values::RawDuration;
+pub use values::{RawDuration, RawWindow};
 
 /// A text with its place.
 pub type Text = Located<String>;
@@ -20,7 +21,6 @@ pub type Text = Located<String>;
 mod later {
     pub const FILE: &[&str] = &["models", "prediction_routes", "monitors"];
     pub const SOURCE: &[&str] = &["stream", "stream_from", "event_id", "deduplicate_for"];
-    pub const FEATURE_VIEW: &[&str] = &["aggregations", "where", "resolution"];
     pub const NONE: &[&str] = &[];
 }
 
@@ -217,8 +217,9 @@ record! {
 }
 
 definition! {
-    /// Named features of entities, read from one source or from a query over several.
-    pub struct RawFeatureView as "feature view", later later::FEATURE_VIEW => {
+    /// Named features of entities: rows of one source, of a query over several, or aggregates of events.
+    #[schemars(extend("anyOf" = [{"required": ["features"]}, {"required": ["aggregations"]}]))]
+    pub struct RawFeatureView as "feature view", later later::NONE => {
         /// What the features describe; empty for one global row.
         pub entities: Option<Vec<Text>>,
         /// The source whose rows are read; instead of `sources` and `sql`.
@@ -227,12 +228,59 @@ definition! {
         pub sources: Option<Located<Vec<Text>>>,
         /// A query whose columns are the join keys, `event_timestamp`, perhaps `created_timestamp`, and the features.
         pub sql: Option<Text>,
-        /// How far before the asked time a value may be used; unlimited if not given.
+        /// Functions over windows of the source's rows that slide with the asked time; instead of `features`.
+        pub aggregations: Option<Located<Vec<RawAggregation>>>,
+        /// An SQL condition: `aggregations` see the source's rows that meet it.
+        pub r#where: Option<Text>,
+        /// The lower edges of the windows of `aggregations` move in steps of this length; exact if not given.
+        pub resolution: Option<Located<RawDuration>>,
+        /// How far before the asked time a value may be used; unlimited if not given; not with `aggregations`.
         pub ttl: Option<Located<RawDuration>>,
         /// How far a run without `--start` goes back, to pick up late rows; 1d if not given.
         pub lookback: Option<Located<RawDuration>>,
-        /// Columns that are served.
-        pub features: Located<Vec<RawField>>,
+        /// Columns that are served; those of `aggregations` follow from them.
+        pub features: Option<Located<Vec<RawField>>>,
+    }
+}
+
+record! {
+    /// One function over one input, for each of its windows a feature.
+    pub struct RawAggregation as "aggregation", later later::NONE => {
+        /// The features are called `{name}_{window}`; without it `{input}_{function}_{window}`.
+        pub name: Option<Text>,
+        /// A column of the source or an SQL expression over its columns; without it `count` counts rows.
+        pub input: Option<Text>,
+        /// What is computed of the input's values.
+        pub function: Located<AggregateFunction>,
+        /// How far before the asked time events count: durations, or `lifetime`.
+        pub windows: Located<Vec<Located<RawWindow>>>,
+        /// How many values first, last, top and bottom list; one value, not in a list, if not given.
+        #[schemars(range(min = 1, max = 10_000))]
+        pub n: Option<Located<u32>>,
+        /// Of approx_percentile: between 0 and 1; several give a list.
+        pub p: Option<Located<Percentiles>>,
+        /// A column or expression: the feature is a map from its values to the aggregate of their events.
+        pub by: Option<Text>,
+    }
+}
+
+impl RawAggregation {
+    /// Where its features get their names from.
+    pub fn place(&self) -> Span {
+        self.name.as_ref().or(self.input.as_ref()).map_or(self.function.span, |text| text.span)
+    }
+
+    pub fn to_model(&self) -> Aggregation {
+        let text = |text: &Option<Text>| text.as_ref().map(|text| text.value.clone());
+        Aggregation {
+            name: text(&self.name),
+            input: text(&self.input),
+            function: self.function.value,
+            windows: self.windows.value.iter().map(|window| window.value.0).collect(),
+            n: self.n.as_ref().map(|n| n.value),
+            p: self.p.as_ref().map(|p| p.value.clone()),
+            by: text(&self.by),
+        }
     }
 }
 

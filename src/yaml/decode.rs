@@ -30,6 +30,20 @@ impl Decode for String {
     }
 }
 
+impl Decode for u32 {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        let number = node.scalar().and_then(|text| text.trim().parse().ok());
+        number.or_else(|| expected("a whole number", "write a number such as 5", node, reporter))
+    }
+}
+
+impl Decode for f64 {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        let number = node.scalar().and_then(|text| text.trim().parse().ok());
+        number.or_else(|| expected("a number", "write a number such as 0.5", node, reporter))
+    }
+}
+
 impl<T: Decode> Decode for Located<T> {
     fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
         Some(Located { value: T::decode(node, reporter)?, span: node.span })
@@ -180,9 +194,9 @@ macro_rules! record {
             $($(#[$field_meta:meta])* pub $field:ident: $field_type:ty,)*
         }
     ) => {
-        $(#[$meta])*
         #[derive(Debug, schemars::JsonSchema)]
         #[schemars(deny_unknown_fields)]
+        $(#[$meta])*
         pub struct $record {
             $($(#[$field_meta])* pub $field: $field_type,)*
         }

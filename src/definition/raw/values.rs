@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::definition::aggregation::{AggregateFunction, Percentiles, Window};
 use crate::definition::model::FileFormat;
 use crate::definition::value_type::ValueType;
 use crate::diagnostics::{Reporter, help_with_names, nearest};
 use crate::time::parse_duration;
-use crate::yaml::{Decode, Node};
+use crate::yaml::{Decode, Kind, Node};
 
 /// A duration as it is written: `3h`.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +42,141 @@ impl JsonSchema for RawDuration {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d|w)$", "examples": ["30s", "12h", "7d"]})
+    }
+}
+
+/// A window as it is written: `1h`, `lifetime`.
+#[derive(Debug, Clone, Copy)]
+pub struct RawWindow(pub Window);
+
+impl Decode for RawWindow {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        let text = String::decode(node, reporter)?;
+        let window = text.parse().ok().map(RawWindow);
+        if window.is_none() {
+            let is_zero = parse_duration(&text).is_ok();
+            let what = if is_zero { "is an empty window" } else { "is not a window" };
+            let help = "write a duration greater than zero such as `30m`, `1h`, `7d`, or `lifetime`";
+            reporter.error_with_help(node.span, format!("{} {what}", node.describe()), help);
+        }
+        window
+    }
+}
+
+impl JsonSchema for RawWindow {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Window".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^([0-9]+(ms|s|m|h|d|w)|lifetime)$",
+            "examples": ["1h", "7d", "lifetime"],
+        })
+    }
+}
+
+/// What other systems call our functions.
+const FUNCTION_SYNONYMS: [(&str, &str); 20] = [
+    ("avg", "mean"),
+    ("average", "mean"),
+    ("var", "variance"),
+    ("var_pop", "variance"),
+    ("std", "stddev"),
+    ("stdev", "stddev"),
+    ("stddev_pop", "stddev"),
+    ("skewness", "skew"),
+    ("first_k", "first"),
+    ("last_k", "last"),
+    ("top_k", "top"),
+    ("bottom_k", "bottom"),
+    ("array_agg", "last"),
+    ("nunique", "count_distinct"),
+    ("unique_count", "count_distinct"),
+    ("approx_unique_count", "approx_count_distinct"),
+    ("percentile", "approx_percentile"),
+    ("quantile", "approx_percentile"),
+    ("value_counts", "histogram"),
+    ("every", "all"),
+];
+
+impl Decode for AggregateFunction {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        let text = String::decode(node, reporter)?;
+        let function = AggregateFunction::ALL.into_iter().find(|function| function.name() == text);
+        if function.is_none() {
+            let names = AggregateFunction::ALL.map(AggregateFunction::name);
+            let lower = text.to_lowercase();
+            let synonym = FUNCTION_SYNONYMS.iter().find(|(other, _)| *other == lower).map(|(_, ours)| *ours);
+            let help = match synonym.or_else(|| nearest(&text, names)) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("the functions are {}", names.join(", ")),
+            };
+            reporter.error_with_help(node.span, format!("{} is not an aggregate function", node.describe()), help);
+        }
+        function
+    }
+}
+
+impl JsonSchema for AggregateFunction {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AggregateFunction".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": AggregateFunction::ALL.map(AggregateFunction::name)})
+    }
+}
+
+/// More percentiles than anyone reads.
+const PERCENTILES_MAX: usize = 1_000;
+
+impl Decode for Percentiles {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        let Kind::Sequence(items) = &node.kind else {
+            return percentile(node, reporter).map(Percentiles::One);
+        };
+        if items.is_empty() || items.len() > PERCENTILES_MAX {
+            let message = format!("expected 1 to {PERCENTILES_MAX} percentiles, found {}", items.len());
+            reporter.error_with_help(node.span, message, "write `p: 0.99`, or several, `p: [0.5, 0.99]`");
+            return None;
+        }
+        let percentiles: Vec<Option<f64>> = items.iter().map(|item| percentile(item, reporter)).collect();
+        percentiles.into_iter().collect::<Option<_>>().map(Percentiles::Several)
+    }
+}
+
+fn percentile(node: &Node, reporter: &mut Reporter<'_>) -> Option<f64> {
+    let number = f64::decode(node, reporter)?;
+    let valid = (0.0..=1.0).contains(&number);
+    if !valid {
+        let help = "a percentile is between 0 and 1: write 0.99 for the 99th, 0.5 for the median";
+        reporter.error_with_help(node.span, format!("{} is not between 0 and 1", node.describe()), help);
+    }
+    valid.then_some(number)
+}
+
+impl JsonSchema for Percentiles {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Percentiles".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let one = json_schema!({"type": "number", "minimum": 0, "maximum": 1});
+        json_schema!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": PERCENTILES_MAX}]})
     }
 }
 

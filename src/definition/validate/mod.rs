@@ -4,6 +4,7 @@
 //! feature views, feature services. A definition with an error is kept for those that refer to it, as far as it is
 //! understood, so that one mistake is told once.
 
+mod aggregations;
 mod catalog;
 mod fields;
 mod on_demand;

@@ -3,17 +3,24 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::super::model::{Entity, FeatureView, Field, Source, ViewInput};
+use super::super::model::{Entity, EventColumn, FeatureView, Field, Source, ViewInput};
 use super::super::names::{EntityName, FeatureViewName, SourceName};
 use super::super::raw::{RawDuration, RawFeatureView, Text};
 use super::catalog::Catalog;
-use super::fields;
+use super::{aggregations, fields};
 use crate::diagnostics::{Located, Reporter, Span};
 
 /// A feature view with what others ask of it.
 pub struct CheckedView {
     pub view: FeatureView,
     pub join_keys: Vec<Field>,
+}
+
+/// What a feature view reads and serves.
+pub struct Content {
+    pub input: ViewInput,
+    pub features: Vec<Field>,
+    pub event_columns: Vec<EventColumn>,
 }
 
 pub fn feature_view(
@@ -24,22 +31,48 @@ pub fn feature_view(
 ) -> Option<CheckedView> {
     let names = raw.entities.as_deref().unwrap_or_default();
     let join_keys = check_entities(names, entities, reporter);
-    check_features(raw, &join_keys, reporter);
+    let ttl = check_duration("ttl", raw.ttl.as_ref(), reporter);
+    let lookback = check_duration("lookback", raw.lookback.as_ref(), reporter);
+    let content = match &raw.aggregations {
+        Some(listed) => aggregations::content(raw, listed, &join_keys, sources, reporter),
+        None => row_content(raw, &join_keys, sources, reporter),
+    };
+    let Content { input, features, event_columns } = content?;
+    let view = FeatureView {
+        name: FeatureViewName::new(&raw.name.value),
+        entities: names.iter().map(|name| EntityName::new(&name.value)).collect(),
+        input,
+        ttl,
+        lookback,
+        features,
+        event_columns,
+        documentation: raw.documentation(),
+    };
+    Some(CheckedView { view, join_keys })
+}
+
+/// The content of a row view or an SQL view.
+fn row_content(
+    raw: &RawFeatureView,
+    join_keys: &[Field],
+    sources: &Catalog<Source>,
+    reporter: &mut Reporter<'_>,
+) -> Option<Content> {
+    if let Some(condition) = &raw.r#where {
+        let help = "`where` chooses the events that `aggregations` see: add those, \
+            or choose rows in a query, with `sources` and `sql`";
+        reporter.error_with_help(condition.span, "`where` without `aggregations`", help);
+    }
+    if let Some(resolution) = &raw.resolution {
+        let help = "`resolution` is of the windows of `aggregations`: add those, or remove `resolution`";
+        reporter.error_with_help(resolution.span, "`resolution` without `aggregations`", help);
+    }
+    let features = check_features(raw, join_keys, reporter);
     let input = check_input(raw, reporter);
     if input.is_some() {
         check_sources(raw, sources, reporter);
     }
-    let view = FeatureView {
-        name: FeatureViewName::new(&raw.name.value),
-        entities: names.iter().map(|name| EntityName::new(&name.value)).collect(),
-        input: input?,
-        ttl: check_duration("ttl", raw.ttl.as_ref(), reporter),
-        lookback: check_duration("lookback", raw.lookback.as_ref(), reporter),
-        features: fields::fields(&raw.features.value),
-        event_columns: Vec::new(),
-        documentation: raw.documentation(),
-    };
-    Some(CheckedView { view, join_keys })
+    Some(Content { input: input?, features: features?, event_columns: Vec::new() })
 }
 
 /// The join keys of the entities, which may not share one.
@@ -64,8 +97,14 @@ fn check_entities(names: &[Text], entities: &Catalog<Entity>, reporter: &mut Rep
     join_keys
 }
 
-fn check_features(raw: &RawFeatureView, join_keys: &[Field], reporter: &mut Reporter<'_>) {
-    let Located { value: features, span } = &raw.features;
+fn check_features(raw: &RawFeatureView, join_keys: &[Field], reporter: &mut Reporter<'_>) -> Option<Vec<Field>> {
+    let Some(Located { value: features, span }) = &raw.features else {
+        let message = format!("feature view `{}` has neither `features` nor `aggregations`", raw.name.value);
+        let help = "name the columns that are served, `features: [{name: …, type: …}]`, \
+            or aggregate events, `aggregations: [{input: …, function: …, windows: [1h, 7d]}]`";
+        reporter.error_with_help(raw.name.span, message, help);
+        return None;
+    };
     if features.is_empty() {
         let message = format!("feature view `{}` has no features", raw.name.value);
         reporter.error_with_help(*span, message, "name its columns: `features: [{name: …, type: …}]`");
@@ -73,6 +112,7 @@ fn check_features(raw: &RawFeatureView, join_keys: &[Field], reporter: &mut Repo
     fields::check_columns("feature", fields::names(features), reporter);
     let join_keys = join_keys.iter().map(|key| key.name.as_str());
     fields::check_against_join_keys(fields::names(features), join_keys, reporter);
+    Some(fields::fields(features))
 }
 
 /// Either `source`, or `sources` and `sql`.
@@ -133,12 +173,7 @@ fn check_sources(raw: &RawFeatureView, sources: &Catalog<Source>, reporter: &mut
             continue;
         };
         is_static &= source.event_timestamp.is_none();
-        if source.batch.is_none() {
-            let message = format!("source `{}` has no `batch` location", name.value);
-            let help = "add `batch: {format: …, path: …}` to the source; \
-                feature views over sources that are only pushed are not supported yet in this version";
-            reporter.error_with_help(name.span, message, help);
-        }
+        check_batch(name, source, reporter);
     }
     if let (true, Some(ttl)) = (is_static, &raw.ttl) {
         let message = format!("`ttl` on feature view `{}`, whose rows have no time and hold always", raw.name.value);
@@ -146,7 +181,21 @@ fn check_sources(raw: &RawFeatureView, sources: &Catalog<Source>, reporter: &mut
     }
 }
 
-fn check_duration(key: &str, duration: Option<&Located<RawDuration>>, reporter: &mut Reporter<'_>) -> Option<Duration> {
+/// `name` is where the view names the source.
+pub fn check_batch(name: &Text, source: &Source, reporter: &mut Reporter<'_>) {
+    if source.batch.is_none() {
+        let message = format!("source `{}` has no `batch` location", name.value);
+        let help = "add `batch: {format: …, path: …}` to the source; \
+            feature views over sources that are only pushed are not supported yet in this version";
+        reporter.error_with_help(name.span, message, help);
+    }
+}
+
+pub fn check_duration(
+    key: &str,
+    duration: Option<&Located<RawDuration>>,
+    reporter: &mut Reporter<'_>,
+) -> Option<Duration> {
     let Located { value: RawDuration(duration), span } = duration?;
     if duration.is_zero() {
         let unlimited = if key == "ttl" { "; without `ttl` there is no limit" } else { "" };
