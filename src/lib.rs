@@ -19,6 +19,7 @@ pub mod arrow_types;
 mod parquet_files;
 pub mod point_in_time_join;
 mod text_files;
+pub mod tile;
 
 pub mod compile;
 pub mod engine;
