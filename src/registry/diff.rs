@@ -1,5 +1,7 @@
 //! Differences between two definitions of one name, in words, and what they mean for stored rows.
 
+mod aggregations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -75,12 +77,19 @@ pub(super) fn feature_view_details(
     note(Effect::Nothing, changed_entities(base, old, definitions, new));
     let (old_keys, new_keys) = (columns(&base.join_keys(old)), columns(&definitions.join_keys(new)));
     note(Effect::Rebuild, difference("join keys", &old_keys, &new_keys).into_iter().collect());
-    note(Effect::Recompute, input_details(&old.input, &new.input));
+    note(input_effect(&old.input, &new.input), input_details(&old.input, &new.input));
     note(Effect::Recompute, changed_sources(base, &old.input, definitions, &new.input));
     let kind = |is_static| if is_static { "static" } else { "timed" };
     let (old_kind, new_kind) = (kind(base.is_static(old)), kind(definitions.is_static(new)));
     note(Effect::Rebuild, difference("rows", old_kind, new_kind).into_iter().collect());
-    note(feature_effect(&old.features, &new.features), typed_field_details("feature", &old.features, &new.features));
+    let effect_of_features = match (old.is_aggregation(), new.is_aggregation()) {
+        // What is stored are the columns of events.
+        (true, true) => Effect::Recompute,
+        _ => field_effect(&old.features, &new.features),
+    };
+    note(effect_of_features, typed_field_details("feature", &old.features, &new.features));
+    note(Effect::Recompute, aggregations::details(old, new));
+    note(field_effect(&old.stored_fields(), &new.stored_fields()), aggregations::event_column_details(old, new));
     note(Effect::Nothing, feature_view_metadata(old, new));
     (details, effect)
 }
@@ -90,10 +99,18 @@ fn feature_view_metadata(old: &FeatureView, new: &FeatureView) -> Vec<String> {
     let mut details = Vec::new();
     details.extend(difference("ttl", &duration(old.ttl, "no limit"), &duration(new.ttl, "no limit")));
     details.extend(difference("lookback", &duration(old.lookback, "default"), &duration(new.lookback, "default")));
-    details.extend(reordered("features", &field_names(&old.features), &field_names(&new.features)));
+    if !(old.is_aggregation() && new.is_aggregation()) {
+        details.extend(reordered("features", &field_names(&old.features), &field_names(&new.features)));
+    }
     details.extend(field_descriptions(&old.features, &new.features));
     details.extend(documentation_details(&old.documentation, &new.documentation));
     details
+}
+
+fn input_effect(old: &ViewInput, new: &ViewInput) -> Effect {
+    let holds_events = |input: &ViewInput| matches!(input, ViewInput::Aggregations { .. });
+    // Events and rows of features do not share a table.
+    if holds_events(old) == holds_events(new) { Effect::Recompute } else { Effect::Rebuild }
 }
 
 fn input_details(old: &ViewInput, new: &ViewInput) -> Vec<String> {
@@ -108,11 +125,20 @@ fn input_details(old: &ViewInput, new: &ViewInput) -> Vec<String> {
         (ViewInput::Sql { sql: old, .. }, ViewInput::Sql { sql: new, .. }) if old.trim() != new.trim() => {
             details.push("sql changed".to_owned());
         }
-        (ViewInput::Rows { .. }, ViewInput::Sql { .. }) => details.push("rows of the source -> sql".to_owned()),
-        (ViewInput::Sql { .. }, ViewInput::Rows { .. }) => details.push("sql -> rows of the source".to_owned()),
-        _ => {}
+        (old, new) => {
+            let (old, new) = (kind_of_input(old), kind_of_input(new));
+            details.extend((old != new).then(|| format!("{old} -> {new}")));
+        }
     }
     details
+}
+
+fn kind_of_input(input: &ViewInput) -> &'static str {
+    match input {
+        ViewInput::Rows { .. } => "rows of the source",
+        ViewInput::Sql { .. } => "sql",
+        ViewInput::Aggregations { .. } => "aggregations",
+    }
 }
 
 /// Sources that a view had and has, and that give other rows than before.
@@ -140,7 +166,7 @@ fn changed_entities(
     kept.filter(changed).map(|name| format!("entity `{name}` changed")).collect()
 }
 
-fn feature_effect(old: &[Field], new: &[Field]) -> Effect {
+fn field_effect(old: &[Field], new: &[Field]) -> Effect {
     let retyped = |field: &Field| new.iter().any(|n| n.name == field.name && n.value_type != field.value_type);
     if old.iter().any(retyped) { Effect::Rebuild } else { Effect::Recompute }
 }

@@ -11,7 +11,7 @@ use crate::time::EventTimestamp;
 
 /// Format of version files. Raise it with every change that an older reader would misunderstand,
 /// a new key of a definition that changes answers included.
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 
 /// The definitions as they were applied at one moment, and the identity of what their feature views store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub struct RegistryVersion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ViewState {
     /// Never given twice in a registry. A view gets a new one when its stored rows cannot be kept: its join keys, the
-    /// type of a feature, or whether it has times changed, or it was removed and made again.
+    /// type of a stored column, or whether it has times changed, or it was removed and made again.
     pub id: u32,
     /// Raised when the rows would be computed differently, or hold other features: a materialization without
     /// bounds then starts from the beginning, and what is stored is served until it has run.
