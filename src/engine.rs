@@ -21,6 +21,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::point_in_time_join::PointInTimeJoinPlanner;
+use crate::window_aggregation::WindowAggregationPlanner;
 
 /// Makes sessions that share one memory limit and one set of object stores.
 #[derive(Debug, Clone)]
@@ -67,7 +68,7 @@ impl Engine {
     }
 }
 
-/// Plans queries that may hold a point-in-time join.
+/// Plans queries that may hold a point-in-time join or a window aggregation.
 #[derive(Debug)]
 struct JoinQueryPlanner;
 
@@ -78,7 +79,10 @@ impl QueryPlanner for JoinQueryPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(PointInTimeJoinPlanner)]);
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![
+            Arc::new(PointInTimeJoinPlanner),
+            Arc::new(WindowAggregationPlanner),
+        ]);
         planner.create_physical_plan(plan, session).await
     }
 }

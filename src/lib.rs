@@ -16,10 +16,12 @@ mod yaml;
 pub mod definition;
 
 pub mod arrow_types;
+pub mod tile;
+
 mod parquet_files;
 pub mod point_in_time_join;
 mod text_files;
-pub mod tile;
+pub mod window_aggregation;
 
 pub mod compile;
 pub mod engine;

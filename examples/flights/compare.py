@@ -10,7 +10,7 @@ from typing import Any
 
 KEYS = ["origin", "dest", "carrier", "tailnum"]
 REQUEST = ["distance"]
-SHOWN = ["temp", "wind_chill", "seats", "mean_arr_delay", "carrier_late_share", "miles_per_minute"]
+SHOWN = ["temp", "seats", "carrier_late_share", "carrier_delay_mean_1h", "plane_delay_mean_7d", "route_landings_30d"]
 
 
 def ask(http: str, row: dict[str, Any]) -> dict[str, tuple[Any, str]]:

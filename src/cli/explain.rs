@@ -89,7 +89,8 @@ async fn view_plan(project: &Project, name: &str, arguments: &ExplainArguments) 
     let [start, end] = [&arguments.start, &arguments.end].map(|bound| bound.as_deref().map(EventTimestamp::parse));
     let range = TimeRange::new(start.transpose()?, end.transpose()?)?;
     let compiler = Compiler::new(Arc::new(definitions.clone()), project.folder.clone(), project.engine()?.session());
-    Ok(compiler.view(view, range).await?.frame)
+    let view = compiler.resolve(view).await.map_err(|mut errors| errors.swap_remove(0))?;
+    Ok(compiler.view(&view, range).await?.frame)
 }
 
 async fn request_plan(project: &Project, arguments: &RequestArguments, spine: &str) -> Result<DataFrame, CliError> {

@@ -44,6 +44,7 @@ const FLIGHTS: &[TemplateFile] = embedded![
     "examples/flights/departures.sql",
     "data/nycflights13/README.md",
     "data/nycflights13/airports.parquet",
+    "data/nycflights13/arrivals.parquet",
     "data/nycflights13/flights.parquet",
     "data/nycflights13/planes.parquet",
     "data/nycflights13/weather.parquet",

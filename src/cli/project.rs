@@ -104,18 +104,26 @@ impl Project {
     /// # Errors
     /// Everything that is wrong in all files, with its place.
     pub async fn checked_definitions(&self) -> Result<Definitions, CliError> {
-        let written = self.written_definitions()?;
-        let errors = self.compile_errors(&written.definitions).await?;
+        let mut written = self.written_definitions()?;
+        let errors = self.compile(&mut written.definitions).await?;
         written.report(errors)?;
         Ok(written.definitions)
     }
 
-    async fn compile_errors(&self, definitions: &Definitions) -> Result<Vec<CompileError>, CliError> {
+    /// Gives the features of aggregation views their types, and tells all that does not compile.
+    async fn compile(&self, definitions: &mut Definitions) -> Result<Vec<CompileError>, CliError> {
         let engine = self.engine()?;
         let shared = Arc::new(definitions.clone());
         let mut errors = Vec::new();
-        for view in &definitions.feature_views {
+        for view in &mut definitions.feature_views {
             let compiler = Compiler::new(Arc::clone(&shared), self.folder.clone(), engine.session());
+            match compiler.resolve(view).await {
+                Ok(resolved) => *view = resolved,
+                Err(unresolved) => {
+                    errors.extend(unresolved);
+                    continue;
+                }
+            }
             errors.extend(compiler.check(view).await);
         }
         for view in &definitions.on_demand_feature_views {

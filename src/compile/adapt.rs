@@ -104,7 +104,7 @@ fn widens(from: &DataType, to: &ValueType) -> bool {
 }
 
 fn mismatch(from: &DataType, to: &ValueType) -> TypeMismatch {
-    let remedy = match narrowest(from) {
+    let remedy = match declarable(from) {
         Some(fitting) => format!("declare {fitting}, or use an SQL view with a CAST that says how to convert"),
         None => "use an SQL view with a CAST that says how to convert".to_owned(),
     };
@@ -112,7 +112,7 @@ fn mismatch(from: &DataType, to: &ValueType) -> TypeMismatch {
 }
 
 /// The declarable type that holds every value of `from`.
-fn narrowest(from: &DataType) -> Option<ValueType> {
+pub(super) fn declarable(from: &DataType) -> Option<ValueType> {
     let scalars = [
         ValueType::Bool,
         ValueType::Int32,

@@ -135,7 +135,7 @@ pub(super) fn changing_function(expr: &Expr) -> Option<String> {
 }
 
 /// The first part of the expression that a row alone cannot answer.
-fn needs_more_rows(expr: &Expr) -> Option<String> {
+pub(super) fn needs_more_rows(expr: &Expr) -> Option<String> {
     find_in(expr, |expr| match expr {
         Expr::AggregateFunction(call) => Some(format!("the aggregate function `{}`", call.func.name())),
         Expr::WindowFunction(call) => Some(format!("the window function `{}`", call.fun.name())),

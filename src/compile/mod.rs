@@ -9,6 +9,7 @@
 //! Reads schemas of files to check declared types against them; runs no job.
 
 mod adapt;
+mod aggregation;
 mod as_stored;
 mod expression;
 mod files;
@@ -68,6 +69,12 @@ pub enum CompileError {
     Volatile { view: FeatureViewName, feature: String, function: String },
     #[error("on-demand feature `{view}:{feature}` gives {found}, declared {declared}; cast it in the expression")]
     ExpressionType { view: FeatureViewName, feature: String, found: String, declared: ValueType },
+    #[error("feature view `{view}`: {} cannot be compiled: {problem}", said(part))]
+    AggregationExpression { view: FeatureViewName, part: Part, problem: SqlProblem },
+    #[error("feature view `{view}`: aggregation `{aggregate}`: {problem}")]
+    AggregateInput { view: FeatureViewName, aggregate: String, part: Part, problem: String },
+    #[error("feature view `{view}`: its `where` is {found}; write a condition, which is true or false")]
+    Condition { view: FeatureViewName, found: String },
     #[error("the plan cannot be built")]
     Plan(#[from] Box<DataFusionError>),
 }
@@ -106,6 +113,11 @@ impl CompileError {
             CompileError::NotOfOneRow { view, feature, .. } | CompileError::Volatile { view, feature, .. } => {
                 on_demand(view, Part::Expression(feature.clone()))
             }
+            CompileError::AggregationExpression { view: name, part, problem } => {
+                Some(Place { within: problem.at, ..view(name, part.clone())? })
+            }
+            CompileError::AggregateInput { view: name, part, .. } => view(name, part.clone()),
+            CompileError::Condition { view: name, .. } => view(name, Part::Where),
             CompileError::ExpressionType { view, feature, .. } => on_demand(view, Part::ColumnType(feature.clone())),
             CompileError::Plan(_) => None,
         }
@@ -178,6 +190,15 @@ impl From<DataFusionError> for SourceFilesError {
 impl From<object_store::Error> for SourceFilesError {
     fn from(error: object_store::Error) -> Self {
         DataFusionError::from(error).into()
+    }
+}
+
+/// What a part of an aggregation view is called in messages.
+fn said(part: &Part) -> &'static str {
+    match part {
+        Part::Where => "its `where`",
+        Part::AggregationBy(_) => "a `by`",
+        _ => "an `input`",
     }
 }
 

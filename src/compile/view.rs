@@ -11,6 +11,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{DataFrame, Expr, ident, lit};
 
 use super::adapt::adapt_expr;
+use super::aggregation;
 use super::expression::changing_function;
 use super::message::SqlProblem;
 use super::source::{Compiler, require_column};
@@ -25,12 +26,13 @@ use crate::time::{EventTimestamp, TimeRange};
 const OPEN_START: i64 = -62_135_596_800_000_000;
 const OPEN_END: i64 = 253_402_300_799_999_999;
 
-/// The columns of a view's table, in order: join keys, event and created timestamp, features; all nullable.
+/// The columns of a view's table, in order: join keys, event and created timestamp, features or, of an aggregation
+/// view, event columns; all nullable.
 pub fn table_schema(definitions: &Definitions, view: &FeatureView) -> SchemaRef {
     let time = |name: &str| ArrowField::new(name, arrow_type(&ValueType::Timestamp), true);
     let mut fields: Vec<ArrowField> = definitions.join_keys(view).iter().map(arrow_field).collect();
     fields.extend([time(EVENT_TIMESTAMP), time(CREATED_TIMESTAMP)]);
-    fields.extend(view.features.iter().map(arrow_field));
+    fields.extend(view.stored_fields().iter().map(arrow_field));
     Arc::new(Schema::new(fields))
 }
 
@@ -74,13 +76,19 @@ impl Compiler {
     /// Everything that is wrong; never empty.
     async fn all_rows(&self, view: &FeatureView, range: TimeRange) -> Result<CompiledView, Vec<CompileError>> {
         let input = match &view.input {
-            ViewInput::Rows { source } | ViewInput::Aggregations { source, .. } => self.source_rows(source).await,
+            ViewInput::Rows { source } => self.source_rows(source).await,
+            ViewInput::Aggregations { source, filter, .. } => self.source_rows(source).await.and_then(|mut rows| {
+                if let Some(condition) = filter {
+                    rows.frame = aggregation::filtered(view, rows.frame, condition)?;
+                }
+                Ok(rows)
+            }),
             ViewInput::Sql { sources, sql } => self.sql_rows(view, sources, sql, range).await,
         };
         self.project(view, input.map_err(|error| vec![error])?)
     }
 
-    async fn source_rows(&self, name: &SourceName) -> Result<InputRows, CompileError> {
+    pub(super) async fn source_rows(&self, name: &SourceName) -> Result<InputRows, CompileError> {
         let Some(source) = self.definitions.source(name.as_str()) else {
             return Err(CompileError::NoBatchLocation { name: name.clone() });
         };
@@ -136,7 +144,9 @@ impl Compiler {
         wanted.extend(self.definitions.join_keys(view).into_iter().map(same_name));
         wanted.push((event_timestamp, time_field(EVENT_TIMESTAMP)));
         wanted.push((created_timestamp, time_field(CREATED_TIMESTAMP)));
-        wanted.extend(view.features.iter().cloned().map(same_name));
+        if !view.is_aggregation() {
+            wanted.extend(view.features.iter().cloned().map(same_name));
+        }
         let schema = Arc::clone(frame.schema().inner());
         let mut columns = Vec::new();
         let mut errors = Vec::new();
@@ -147,6 +157,10 @@ impl Compiler {
                 None => columns.push(lit(ScalarValue::TimestampMicrosecond(None, Some(UTC.into()))).alias(&field.name)),
             }
         }
+        match aggregation::event_columns(view, &frame) {
+            Ok(events) => columns.extend(events),
+            Err(more) => errors.extend(more),
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -156,8 +170,8 @@ impl Compiler {
 }
 
 /// What a view's columns are selected from.
-struct InputRows {
-    frame: DataFrame,
+pub(super) struct InputRows {
+    pub(super) frame: DataFrame,
     /// The columns that hold the times, by their names in `frame`.
     event_timestamp: Option<String>,
     created_timestamp: Option<String>,

@@ -111,8 +111,13 @@ impl Job {
         };
         let rows_failed = |source| MaterializationError::Rows { view: view.name.clone(), source: Box::new(source) };
         let (rows, has_created_timestamp) = self.sorted_rows(view, range, progress).await?;
-        let rows = each_once(rows, view_join_keys(&self.registry.definitions, view).len(), Arc::clone(progress))
-            .map_err(rows_failed)?;
+        // Every event counts, also those that are alike.
+        let rows = if view.is_aggregation() {
+            rows
+        } else {
+            let keys = view_join_keys(&self.registry.definitions, view).len();
+            each_once(rows, keys, Arc::clone(progress)).map_err(rows_failed)?
+        };
         let until = range.end.filter(|_| !is_static).map(|end| end.min(bounds.now));
         let replacement = Replacement {
             view: view.name.clone(),
@@ -159,6 +164,8 @@ impl Job {
         let frame = context.read_table(complete.map_err(failed)?).map_err(failed)?;
         let mut order: Vec<_> = keys.iter().map(|key| ident(key.as_str()).sort(true, true)).collect();
         order.extend([EVENT_TIMESTAMP, CREATED_TIMESTAMP].map(|time| ident(time).sort(true, true)));
+        // Events that are alike in all but their content stand in its order, so that a run again writes the same.
+        order.extend(view.event_columns.iter().map(|column| ident(column.field.name.as_str()).sort(true, true)));
         let rows = frame.sort(order).map_err(failed)?.execute_stream().await.map_err(failed)?;
         Ok((rows, compiled.has_created_timestamp))
     }

@@ -10,6 +10,7 @@
 //! that they stand for to the newest one. So a job killed anywhere is repaired by the next one, and jobs that run
 //! at once leave what one undisturbed job would.
 
+mod events;
 mod job;
 mod rows;
 mod sync;

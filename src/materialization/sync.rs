@@ -18,14 +18,17 @@ use futures::TryStreamExt;
 use serde::Serialize;
 
 use super::MaterializationError;
+use super::events::EncodedEvents;
 use crate::arrow_types::arrow_type;
 use crate::definition::{CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, FeatureView, FeatureViewName, Field};
 use crate::engine::Engine;
 use crate::offline_store::{Changed, OfflineStore, ViewTable};
 use crate::online_store::{
-    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, ValueEncoder, ViewId, version_key,
+    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, TileLayout, ValueEncoder, ViewId,
+    tile_start, version_key,
 };
 use crate::registry::{RegistryVersion, ViewState};
+use crate::tile::TileError;
 use crate::time::{EventTimestamp, TimeRange};
 
 /// What bringing one view up to its table did.
@@ -73,7 +76,12 @@ pub async fn sync_view(
     let Some(table) = table.filter(|table| table.state().view_id == Some(state.id)) else {
         return Ok(nothing(None));
     };
-    let sync = Sync { definitions: &registry.definitions, view, state, online_store, engine };
+    let layout = view.is_aggregation().then(|| TileLayout::of(view)).transpose();
+    let misfit =
+        |problem: TileError| MaterializationError::Schema { view: view.name.clone(), problem: problem.to_string() };
+    let layout = layout.map_err(misfit)?;
+    let stored = layout.as_ref().map_or_else(|| view.stored_fields(), |layout| layout.stored_fields(view));
+    let sync = Sync { definitions: &registry.definitions, view, state, stored, layout, online_store, engine };
     let position = sync.position(&table)?;
     if position == Some(table.version()) {
         return Ok(nothing(position));
@@ -98,6 +106,10 @@ struct Sync<'a> {
     definitions: &'a Definitions,
     view: &'a FeatureView,
     state: ViewState,
+    /// The fields of the view's stored values.
+    stored: Vec<Field>,
+    /// Of an aggregation view.
+    layout: Option<TileLayout>,
     online_store: &'a dyn OnlineStore,
     engine: &'a Engine,
 }
@@ -133,7 +145,7 @@ impl Sync<'_> {
         let is_same = |stored: &Vec<Field>| {
             let names =
                 |fields: &[Field]| fields.iter().map(|f| (f.name.clone(), f.value_type.clone())).collect::<Vec<_>>();
-            names(stored) == names(&self.view.features)
+            names(stored) == names(&self.stored)
         };
         if self.online_store.schemas(id)?.values().next_back().is_some_and(is_same) {
             return Ok(position == Some(UNKNOWN_POSITION));
@@ -178,11 +190,23 @@ impl Sync<'_> {
         old: &ViewTable,
         range: TimeRange,
     ) -> Result<SyncedView, MaterializationError> {
+        let range = self.whole_tiles(range);
         let old_rows = self.encoded_rows(old, range).await?;
         match self.merge(table, range, OldRows::Table(Box::new(old_rows))).await {
             // Files of the old version may be gone.
             Err(MaterializationError::Rows { .. }) => self.from_stored_values(table).await,
             done => done,
+        }
+    }
+
+    /// The range with the whole of each tile that it touches.
+    fn whole_tiles(&self, range: TimeRange) -> TimeRange {
+        let Some(width) = self.layout.as_ref().and_then(|layout| layout.widths.last().copied()) else { return range };
+        let start = |instant: EventTimestamp| tile_start(instant.micros(), width);
+        let end = |instant: EventTimestamp| start(instant).saturating_add(width);
+        TimeRange {
+            start: range.start.map(|instant| EventTimestamp::from_micros(start(instant))),
+            end: range.end.map(|instant| EventTimestamp::from_micros(end(instant))),
         }
     }
 
@@ -237,21 +261,27 @@ impl Sync<'_> {
     }
 
     /// The table's rows in the range, in the order of the online store's keys, as it stores them.
-    async fn encoded_rows(&self, table: &ViewTable, range: TimeRange) -> Result<EncodedRows<'_>, MaterializationError> {
+    async fn encoded_rows(&self, table: &ViewTable, range: TimeRange) -> Result<Encoded<'_>, MaterializationError> {
         let keys = self.definitions.join_keys(self.view);
         let key_types: Vec<_> = keys.iter().map(|key| key.value_type.clone()).collect();
         let id = ViewId(self.state.id);
-        let schema_version = self.online_store.register_schema(id, &self.view.features)?;
-        Ok(EncodedRows {
+        let version = self.online_store.register_schema(id, &self.stored)?;
+        let rows = self.sorted_rows(table, &keys, range).await?;
+        let encoder = KeyEncoder::new(id, &key_types).map_err(OnlineStoreError::from)?;
+        if let Some(layout) = &self.layout {
+            let events = EncodedEvents::new(self.view, layout.clone(), rows, encoder, keys.len(), version);
+            return Ok(Encoded::Events(Box::new(events)));
+        }
+        Ok(Encoded::Rows(EncodedRows {
             view: &self.view.name,
-            rows: self.sorted_rows(table, &keys, range).await?,
-            keys: KeyEncoder::new(id, &key_types).map_err(OnlineStoreError::from)?,
+            rows,
+            keys: encoder,
             key_count: keys.len(),
-            values: ValueEncoder::new(schema_version, &self.view.features),
+            values: ValueEncoder::new(version, &self.stored),
             buffer: Vec::new(),
             bounds: Vec::new(),
             next: 0,
-        })
+        }))
     }
 
     async fn sorted_rows(
@@ -261,16 +291,18 @@ impl Sync<'_> {
         range: TimeRange,
     ) -> Result<SendableRecordBatchStream, MaterializationError> {
         let failed = |source| rows_failed(&self.view.name, source);
-        let stored = table.schema()?;
-        let column = |field: &Field| match stored.field_with_name(&field.name) {
+        let schema = table.schema()?;
+        let column = |field: &Field| match schema.field_with_name(&field.name) {
             Ok(_) => ident(field.name.as_str()),
             Err(_) => cast(lit(ScalarValue::Null), arrow_type(&field.value_type)).alias(&field.name),
         };
         let mut columns: Vec<Expr> = keys.iter().map(|key| ident(key.name.as_str())).collect();
         columns.extend([ident(EVENT_TIMESTAMP), ident(CREATED_TIMESTAMP)]);
-        columns.extend(self.view.features.iter().map(column));
+        let stored = self.view.stored_fields();
+        columns.extend(stored.iter().map(column));
         let mut order: Vec<_> = keys.iter().map(|key| ident(key.name.as_str()).sort(true, true)).collect();
         order.extend([EVENT_TIMESTAMP, CREATED_TIMESTAMP].map(|time| ident(time).sort(false, false)));
+        order.extend(self.view.event_columns.iter().map(|column| ident(column.field.name.as_str()).sort(true, true)));
 
         let context = self.engine.session();
         let mut frame = context.read_table(table.provider(&context).await?).map_err(failed)?;
@@ -289,13 +321,13 @@ fn range_filter(range: TimeRange) -> Option<Expr> {
     start.into_iter().chain(end).reduce(Expr::and)
 }
 
-fn rows_failed(view: &FeatureViewName, source: datafusion::error::DataFusionError) -> MaterializationError {
+pub(super) fn rows_failed(view: &FeatureViewName, source: datafusion::error::DataFusionError) -> MaterializationError {
     MaterializationError::Rows { view: view.clone(), source: Box::new(source) }
 }
 
 /// What the stored values are compared with, in key order.
 enum OldRows<'a> {
-    Table(Box<EncodedRows<'a>>),
+    Table(Box<Encoded<'a>>),
     Store(StoredRows),
 }
 
@@ -314,6 +346,30 @@ impl OldRows<'_> {
                 }))
             }
             OldRows::Store(rows) => Ok(rows.entries.next()),
+        }
+    }
+}
+
+/// A table's rows in the order of the online store's keys, as it stores them.
+enum Encoded<'a> {
+    Rows(EncodedRows<'a>),
+    Events(Box<EncodedEvents<'a>>),
+}
+
+impl Encoded<'_> {
+    /// Goes to the next entry; false after the last.
+    async fn advance(&mut self) -> Result<bool, MaterializationError> {
+        match self {
+            Encoded::Rows(rows) => rows.advance().await,
+            Encoded::Events(events) => events.advance().await,
+        }
+    }
+
+    /// Key and value of the current entry.
+    fn row(&self) -> (&[u8], &[u8]) {
+        match self {
+            Encoded::Rows(rows) => rows.row(),
+            Encoded::Events(events) => events.row(),
         }
     }
 }

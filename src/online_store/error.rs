@@ -98,6 +98,8 @@ impl EncodeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
+    #[error("the bytes are no tile or events of an aggregation view")]
+    Tile,
     #[error("its schema version {version} is not known")]
     UnknownSchemaVersion { version: SchemaVersion },
     #[error("it has {found} bytes where its schema makes {expected}")]

@@ -6,7 +6,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::error::OnlineStoreError;
 use super::key::{EncodedKeys, KeyOrder, ViewId, seek_key, split_version_key, view_of, view_range};
 use super::value::SchemaVersion;
-use super::{BulkSummary, BulkWriter, Entry, OnVersion, OnlineStore, Schemas, VersionRef, bare_fields, schema_version};
+use super::{
+    BulkSummary, BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, Stretch, VersionRef, bare_fields,
+    schema_version,
+};
 use crate::definition::Field;
 use crate::time::EventTimestamp;
 
@@ -55,6 +58,22 @@ impl OnlineStore for MemoryOnlineStore {
                 (found == prefix).then_some(VersionRef { event_timestamp, created_timestamp, value })
             });
             out(row, version)?;
+        }
+        Ok(())
+    }
+
+    fn read_stretches(&self, stretches: &[Stretch<'_>], out: &mut OnStretch<'_>) -> Result<(), OnlineStoreError> {
+        let state = self.state();
+        let mut seek = Vec::new();
+        for (number, stretch) in stretches.iter().enumerate() {
+            seek.clear();
+            stretch.seek_key(&mut seek);
+            for (key, value) in state.timeline.range(seek.clone()..) {
+                match stretch.version_of(key, value)? {
+                    Some(version) => out(number, version)?,
+                    None => break,
+                }
+            }
         }
         Ok(())
     }

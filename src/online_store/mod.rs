@@ -16,6 +16,7 @@ mod error;
 mod key;
 mod memory;
 mod rocksdb;
+mod tiles;
 mod value;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
 pub use error::{DecodeError, EncodeError, OnlineStoreError};
 pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek_key, split_version_key, version_key};
 pub use memory::MemoryOnlineStore;
+pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, kept_for, segments, tile_start};
 pub use value::{RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
 
 use crate::definition::Field;
@@ -49,6 +51,34 @@ pub struct VersionRef<'a> {
 /// Receives the answer to one key: its place among the keys asked for, and the version that holds.
 pub type OnVersion<'a> = dyn FnMut(usize, Option<VersionRef<'_>>) -> Result<(), OnlineStoreError> + 'a;
 
+/// A stretch of one timeline: the versions with `from <= event timestamp < until`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch<'a> {
+    /// The key without timestamps.
+    pub prefix: &'a [u8],
+    pub from: EventTimestamp,
+    pub until: EventTimestamp,
+}
+
+impl<'a> Stretch<'a> {
+    /// Appends the key at or after which its newest version stands, to `out`.
+    fn seek_key(&self, out: &mut Vec<u8>) {
+        let newest = EventTimestamp::from_micros(self.until.micros().saturating_sub(1));
+        seek_key(self.prefix, newest, out);
+    }
+
+    /// The version that an entry is, if it is one of the stretch.
+    fn version_of<'v>(&self, key: &'v [u8], value: &'v [u8]) -> Result<Option<VersionRef<'v>>, OnlineStoreError> {
+        let (found, event_timestamp, created_timestamp) =
+            split_version_key(key).ok_or_else(|| OnlineStoreError::CorruptKey { key: key.to_vec() })?;
+        let is_inside = found == self.prefix && self.from <= event_timestamp && event_timestamp < self.until;
+        Ok(is_inside.then_some(VersionRef { event_timestamp, created_timestamp, value }))
+    }
+}
+
+/// Receives each version of the stretches asked for: the stretch's place, and the version.
+pub type OnStretch<'a> = dyn FnMut(usize, VersionRef<'_>) -> Result<(), OnlineStoreError> + 'a;
+
 /// Timelines of rows, by view and key.
 ///
 /// # Contract
@@ -67,6 +97,12 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of `out`, which end the read, and those of the store.
     fn read(&self, keys: &EncodedKeys, now: EventTimestamp, out: &mut OnVersion<'_>) -> Result<(), OnlineStoreError>;
+
+    /// Calls `out` for each version of each stretch, newest first. All stretches see the same state of the store.
+    ///
+    /// # Errors
+    /// Those of `out`, which end the read, and those of the store.
+    fn read_stretches(&self, stretches: &[Stretch<'_>], out: &mut OnStretch<'_>) -> Result<(), OnlineStoreError>;
 
     /// The schemas that stored values of the view may have; empty if it has none.
     fn schemas(&self, view: ViewId) -> Result<Arc<Schemas>, OnlineStoreError>;

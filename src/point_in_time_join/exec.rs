@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::error::DataFusionError;
@@ -21,6 +20,7 @@ use datafusion::physical_plan::{
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use super::steps::{Steps, value_bytes};
 use super::{JoinError, JoinSpec, JoinedView, SpineIndex, TableReads, TableView, join_streams, join_table};
 
 /// See [`JoinSpec`].
@@ -41,8 +41,6 @@ const STEP_ROWS_MIN: usize = 4 << 10;
 const STEP_ROWS_MAX: usize = 16 << 20;
 /// Index, candidates and places of one spine row and one view.
 const SLOT_BYTES: usize = 96;
-/// What a text or list takes, about.
-const VARIABLE_WIDTH_BYTES: usize = 48;
 /// Views that are joined at the same time where their answers are small: while one is put together, the next is read.
 const VIEWS_AT_ONCE: usize = 4;
 /// Up to here an answer is small.
@@ -79,13 +77,6 @@ impl PointInTimeJoinExec {
         let width = schema.fields().iter().map(|field| value_bytes(field)).sum::<usize>();
         (budget / (width + SLOT_BYTES)).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX)
     }
-}
-
-fn value_bytes(field: &Field) -> usize {
-    field.data_type().primitive_width().unwrap_or(match field.data_type() {
-        DataType::Boolean => 1,
-        _ => VARIABLE_WIDTH_BYTES,
-    })
 }
 
 impl DisplayAs for PointInTimeJoinExec {
@@ -140,20 +131,19 @@ impl ExecutionPlan for PointInTimeJoinExec {
             return internal_err!("the join has one partition, and {partition} is asked for");
         }
         let spine = self.inputs[0].execute(0, Arc::clone(&context))?;
+        let step_rows = self.step_rows(&context);
         let joining = Joining {
             spec: Arc::clone(&self.spec),
-            spine_schema: self.inputs[0].schema(),
             views: self.inputs[1..].to_vec(),
             schema: self.schema(),
-            step_rows: self.step_rows(&context),
             reservation: MemoryConsumer::new("PointInTimeJoinExec").register(context.memory_pool()),
             context,
             counters: Counters::new(&self.metrics),
             is_first_step: true,
         };
-        let steps = Steps { spine, pending: Vec::new(), pending_rows: 0, is_done: false };
+        let steps = Steps::new(spine, self.inputs[0].schema(), step_rows);
         let answers = stream::try_unfold((joining, steps), |(mut joining, mut steps)| async move {
-            let Some(spine) = steps.next(&joining.spine_schema, joining.step_rows).await? else { return Ok(None) };
+            let Some(spine) = steps.next().await? else { return Ok(None) };
             let answer = joining.step(spine).await?;
             Ok(Some((answer, (joining, steps))))
         });
@@ -165,48 +155,11 @@ impl ExecutionPlan for PointInTimeJoinExec {
     }
 }
 
-/// The spine, cut into steps.
-struct Steps {
-    spine: SendableRecordBatchStream,
-    pending: Vec<RecordBatch>,
-    pending_rows: usize,
-    is_done: bool,
-}
-
-impl Steps {
-    /// The next rows of the spine, as many as a step has, fewer only at its end.
-    async fn next(&mut self, schema: &SchemaRef, step_rows: usize) -> Result<Option<RecordBatch>> {
-        while self.pending_rows < step_rows && !self.is_done {
-            match self.spine.try_next().await? {
-                Some(batch) => {
-                    self.pending_rows += batch.num_rows();
-                    self.pending.push(batch);
-                }
-                None => self.is_done = true,
-            }
-        }
-        if self.pending_rows == 0 {
-            return Ok(None);
-        }
-        let rows = match self.pending.as_slice() {
-            [only] => only.clone(),
-            several => concat_batches(schema, several)?,
-        };
-        let taken = step_rows.min(rows.num_rows());
-        let rest = rows.slice(taken, rows.num_rows() - taken);
-        self.pending_rows = rest.num_rows();
-        self.pending = if self.pending_rows > 0 { vec![rest] } else { Vec::new() };
-        Ok(Some(rows.slice(0, taken)))
-    }
-}
-
 /// One execution of the join.
 struct Joining {
     spec: Arc<JoinSpec>,
-    spine_schema: SchemaRef,
     views: Vec<Arc<dyn ExecutionPlan>>,
     schema: SchemaRef,
-    step_rows: usize,
     context: Arc<TaskContext>,
     reservation: MemoryReservation,
     counters: Counters,

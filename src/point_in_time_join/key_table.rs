@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Slots of one group, `[start, end)`; empty: no such group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct SlotRange {
+pub(crate) struct SlotRange {
     pub start: u32,
     pub end: u32,
 }

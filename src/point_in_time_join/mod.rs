@@ -27,6 +27,7 @@ mod params;
 mod planner;
 mod retained;
 mod spine_index;
+mod steps;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -41,10 +42,12 @@ use parquet::errors::ParquetError;
 pub use algo::ViewAccumulator;
 pub use content_order::ContentOrder;
 pub use exec::PointInTimeJoinExec;
+pub(crate) use key_table::SlotRange;
 pub use node::{JoinSpec, JoinedViewSpec, PointInTimeJoinNode};
 pub use params::{FeatureColumn, ViewParams};
 pub use planner::{PointInTimeJoinCodec, PointInTimeJoinPlanner};
 pub use spine_index::SpineIndex;
+pub(crate) use steps::{Steps, value_bytes};
 pub use stream::join_streams;
 pub use table::{TableFile, TableFiles, TableReads, TableView, join_table};
 

@@ -99,21 +99,33 @@ impl SpineIndex {
         times.clone().min().copied().zip(times.max().copied())
     }
 
-    pub(super) fn slot_times(&self) -> &[i64] {
+    /// The asked times, in microseconds: by group, ascending within each.
+    pub(crate) fn slot_times(&self) -> &[i64] {
         &self.slot_times
     }
 
-    pub(super) fn slot_rows(&self) -> &[u32] {
+    /// The row of the spine that each slot stands for.
+    pub(crate) fn slot_rows(&self) -> &[u32] {
         &self.slot_rows
     }
 
     /// The slots of each group.
-    pub(super) fn groups(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+    pub(crate) fn groups(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
         self.group_starts.windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize)
     }
 
+    /// Where a group starts in the middle between two slots, or as near to it as one does; None: no group starts
+    /// between them.
+    pub(crate) fn group_start_near(&self, from: u32, to: u32) -> Option<u32> {
+        let middle = from + (to - from) / 2;
+        let at = self.group_starts.partition_point(|start| *start < middle);
+        let before = at.checked_sub(1).map(|at| self.group_starts[at]);
+        let candidates = [self.group_starts.get(at).copied(), before];
+        candidates.into_iter().flatten().find(|start| from < *start && *start < to)
+    }
+
     /// Writes to `ranges`, for each row, the slots of the group that has its keys: none if there is no such group.
-    pub(super) fn find(&self, keys: &[ArrayRef], rows: usize, ranges: &mut Vec<SlotRange>) -> Result<(), ArrowError> {
+    pub(crate) fn find(&self, keys: &[ArrayRef], rows: usize, ranges: &mut Vec<SlotRange>) -> Result<(), ArrowError> {
         self.table.find_all(keys, rows, ranges)?;
         if let Some(nulls) = any_null(keys) {
             for row in (0..rows).filter(|row| nulls.is_null(*row)) {

@@ -102,10 +102,9 @@ impl BatchRetrieval {
     pub async fn get(&self, catalog: &Catalog, request: &BatchRequest) -> Result<BatchAnswer, RetrievalError> {
         let plan = self.plan(catalog, request).await?;
         let joined = plan.frame.execute_stream().await?;
-        let (resolved, carried, with_statuses) = (plan.resolved, plan.carried, request.with_statuses);
-        let empty = RecordBatch::new_empty(joined.schema());
-        let schema = answer_rows(&resolved, &empty, carried, with_statuses)?.schema();
-        let rows = joined.map(move |batch| answer_rows(&resolved, &batch?, carried, with_statuses));
+        let answer = plan.answer;
+        let schema = answer.rows(&RecordBatch::new_empty(joined.schema()))?.schema();
+        let rows = joined.map(move |batch| answer.rows(&batch?));
         Ok(BatchAnswer {
             schema,
             rows: rows.boxed(),
@@ -125,7 +124,13 @@ impl BatchRetrieval {
         let spine = reader.spine().boxed().await?;
         let frame = reader.join(&spine).boxed().await?;
         let (tables, warnings) = (reader.tables(), reader.warnings(spine.bounds));
-        Ok(BatchPlan { frame, tables, warnings, carried: spine.carried, resolved: Arc::clone(&resolved) })
+        let answer = AnswerColumns {
+            carried: spine.carried,
+            starts: reader.column_starts(&spine),
+            with_statuses: request.with_statuses,
+            resolved: Arc::clone(&resolved),
+        };
+        Ok(BatchPlan { frame, tables, warnings, answer })
     }
 }
 
@@ -135,8 +140,16 @@ pub struct BatchPlan {
     pub frame: DataFrame,
     pub tables: Vec<TableVersion>,
     pub warnings: Vec<String>,
-    /// How many columns are the spine's.
+    answer: AnswerColumns,
+}
+
+/// What the columns of a plan's rows are.
+struct AnswerColumns {
+    /// How many columns are the caller's.
     carried: usize,
+    /// Where the columns of each view begin: its features, and its status and event timestamp where asked for.
+    starts: Vec<usize>,
+    with_statuses: bool,
     resolved: Arc<ResolvedRequest>,
 }
 
@@ -235,19 +248,23 @@ impl<'a> Reader<'a> {
                 };
                 let keys = resolved.join_keys.iter().map(|(key, _)| ident(key.name.as_str()));
                 let times = [ident(EVENT_TIMESTAMP), ident(CREATED_TIMESTAMP)];
-                let features = resolved.features.iter().map(column);
-                let frame = frame.select(keys.chain(times).chain(features).collect::<Vec<_>>())?;
+                let stored_fields = resolved.view.stored_fields();
+                let fields = if resolved.view.is_aggregation() { &stored_fields } else { &resolved.features };
+                let frame = frame.select(keys.chain(times).chain(fields.iter().map(column)).collect::<Vec<_>>())?;
                 Ok(CompiledView { frame, has_created_timestamp: table.state().has_created_timestamp })
             }
         }
     }
 
-    /// One join of the spine with every view.
+    /// The spine with every view: one join with the row views, one aggregation with the others.
     async fn join(&self, spine: &Spine) -> Result<DataFrame, RetrievalError> {
         let (state, spine_plan) = spine.frame.clone().into_parts();
         let mut inputs = vec![spine_plan];
         let mut views = Vec::with_capacity(self.resolved.views.len());
         for (position, view) in self.resolved.views.iter().enumerate() {
+            if view.view.is_aggregation() {
+                continue;
+            }
             let CompiledView { mut frame, has_created_timestamp } = self.view_frame(position).await?;
             if !view.is_static
                 && let Some(filter) = self.useful_rows(view, spine.bounds)
@@ -257,10 +274,47 @@ impl<'a> Reader<'a> {
             views.push(self.view_spec(position, spine, frame.schema().as_arrow(), has_created_timestamp)?);
             inputs.push(frame.into_unoptimized_plan());
         }
-        let with_times = self.request.with_statuses;
-        let spec = JoinSpec { carried: spine.carried, time: spine.time, views, with_times };
-        let node = Arc::new(PointInTimeJoinNode::try_new(spec, inputs)?);
-        Ok(DataFrame::new(state, LogicalPlan::Extension(Extension { node })))
+        let joined = if views.is_empty() && self.has_windows() {
+            inputs.swap_remove(0)
+        } else {
+            let (carried, with_times) = (self.joined_columns(spine), self.request.with_statuses);
+            let spec = JoinSpec { carried, time: spine.time, views, with_times };
+            let node = Arc::new(PointInTimeJoinNode::try_new(spec, inputs)?);
+            LogicalPlan::Extension(Extension { node })
+        };
+        Ok(DataFrame::new(state, self.with_windows(joined, spine).boxed().await?))
+    }
+
+    fn has_windows(&self) -> bool {
+        self.resolved.views.iter().any(|view| view.view.is_aggregation())
+    }
+
+    /// How many columns of the spine stand before those of the views: windows need its keys and times, too.
+    fn joined_columns(&self, spine: &Spine) -> usize {
+        if self.has_windows() { spine.frame.schema().fields().len() } else { spine.carried }
+    }
+
+    /// Where the columns of each view begin in the plan's rows: those of row views, then those of the others.
+    fn column_starts(&self, spine: &Spine) -> Vec<usize> {
+        let mut starts = vec![0; self.resolved.views.len()];
+        let mut next = self.joined_columns(spine);
+        for is_aggregation in [false, true] {
+            let views = self.resolved.views.iter().zip(&mut starts);
+            for (view, start) in views.filter(|(view, _)| view.view.is_aggregation() == is_aggregation) {
+                *start = next;
+                next += view.features.len() + if self.request.with_statuses { 2 } else { 0 };
+            }
+        }
+        starts
+    }
+
+    /// The spine's column of each join key of the view.
+    pub(super) fn spine_keys(&self, view: &ResolvedView, spine: &Spine) -> Vec<usize> {
+        let spine_key = |(_, column): &(Field, String)| {
+            let key = self.resolved.join_keys.iter().position(|key| key.name == *column);
+            spine.keys[key.expect("every key of a view is a key of the request")]
+        };
+        view.join_keys.iter().map(spine_key).collect()
     }
 
     fn view_spec(
@@ -271,15 +325,11 @@ impl<'a> Reader<'a> {
         has_created_timestamp: bool,
     ) -> Result<JoinedViewSpec, RetrievalError> {
         let view = &self.resolved.views[position];
-        let spine_key = |(_, column): &(Field, String)| {
-            let key = self.resolved.join_keys.iter().position(|key| key.name == *column);
-            spine.keys[key.expect("every key of a view is a key of the request")]
-        };
         let features = &rows.fields()[view.join_keys.len() + 2..];
         let requested = |wanted: &Field| features.iter().position(|feature| *feature.name() == wanted.name);
         Ok(JoinedViewSpec {
             name: view.view.name.clone(),
-            spine_keys: view.join_keys.iter().map(spine_key).collect(),
+            spine_keys: self.spine_keys(view, spine),
             is_static: view.is_static,
             has_created_timestamp,
             requested: view.features.iter().filter_map(requested).collect(),
@@ -351,57 +401,51 @@ fn null_column(value_type: &ValueType) -> Expr {
     datafusion::logical_expr::cast(lit(ScalarValue::Null), arrow_type(value_type))
 }
 
-/// The spine's columns, then each feature, followed by its status where asked for: of some joined rows.
-fn answer_rows(
-    resolved: &ResolvedRequest,
-    joined: &RecordBatch,
-    carried: usize,
-    with_statuses: bool,
-) -> Result<RecordBatch, RetrievalError> {
-    let sent = joined.project(&(0..carried).collect::<Vec<_>>())?;
-    let views = joined_views(resolved, &joined.columns()[carried..], with_statuses)?;
-    let answered = assemble(resolved, &views, &RequestColumns::new(resolved, sent.clone())?)?;
-    let mut fields: Vec<ArrowField> = sent.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-    let mut arrays = sent.columns().to_vec();
-    for column in answered {
-        fields.push(ArrowField::new(&column.name, column.values.data_type().clone(), true));
-        arrays.push(column.values);
-        if with_statuses {
-            let name = format!("{}__status", column.name);
-            if fields.iter().any(|field| *field.name() == name) {
-                return Err(RetrievalError::ColumnClash { column: name });
+impl AnswerColumns {
+    /// The caller's columns, then each feature, followed by its status where asked for: of some joined rows.
+    fn rows(&self, joined: &RecordBatch) -> Result<RecordBatch, RetrievalError> {
+        let sent = joined.project(&(0..self.carried).collect::<Vec<_>>())?;
+        let views = self.views(joined.columns())?;
+        let answered = assemble(&self.resolved, &views, &RequestColumns::new(&self.resolved, sent.clone())?)?;
+        let mut fields: Vec<ArrowField> = sent.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        let mut arrays = sent.columns().to_vec();
+        for column in answered {
+            fields.push(ArrowField::new(&column.name, column.values.data_type().clone(), true));
+            arrays.push(column.values);
+            if self.with_statuses {
+                let name = format!("{}__status", column.name);
+                if fields.iter().any(|field| *field.name() == name) {
+                    return Err(RetrievalError::ColumnClash { column: name });
+                }
+                fields.push(ArrowField::new(name, DataType::Utf8, true));
+                let statuses = column.statuses.iter().map(|status| status.as_str());
+                arrays.push(Arc::new(StringArray::from_iter_values(statuses)));
             }
-            fields.push(ArrowField::new(name, DataType::Utf8, true));
-            arrays.push(Arc::new(StringArray::from_iter_values(column.statuses.iter().map(|status| status.as_str()))));
         }
+        let options = RecordBatchOptions::new().with_row_count(Some(sent.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(sent.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
-}
 
-/// The joined columns, view by view, in their declared types; without statuses where nobody asks for them.
-fn joined_views(
-    resolved: &ResolvedRequest,
-    columns: &[ArrayRef],
-    with_statuses: bool,
-) -> Result<Vec<JoinedView>, RetrievalError> {
-    let mut columns = columns.iter();
-    let mut views = Vec::with_capacity(resolved.views.len());
-    for view in &resolved.views {
-        // Tables name the items of lists in their own way.
-        let typed = |(field, column): (&Field, &ArrayRef)| match arrow_type(&field.value_type) {
-            wanted if *column.data_type() == wanted => Ok(Arc::clone(column)),
-            wanted => cast(column, &wanted),
-        };
-        let features = view.features.iter().zip(columns.by_ref()).map(typed).collect::<Result<_, _>>()?;
-        let (statuses, event_timestamps) = match with_statuses.then(|| (columns.next(), columns.next())) {
-            Some((Some(statuses), Some(times))) => {
-                let statuses = statuses.as_primitive::<UInt8Type>().values().iter();
-                (statuses.map(|status| RowStatus::from_number(*status)).collect(), times.as_primitive().clone())
-            }
-            _ => (Vec::new(), TimestampMicrosecondArray::new_null(0).with_timezone_utc()),
-        };
-        views.push(JoinedView { features, statuses, event_timestamps });
+    /// The joined columns, view by view, in their declared types; without statuses where nobody asks for them.
+    fn views(&self, columns: &[ArrayRef]) -> Result<Vec<JoinedView>, RetrievalError> {
+        let mut views = Vec::with_capacity(self.resolved.views.len());
+        for (view, start) in self.resolved.views.iter().zip(&self.starts) {
+            let (features, times) = columns[*start..].split_at(view.features.len());
+            // Tables name the items of lists in their own way.
+            let typed = |(field, column): (&Field, &ArrayRef)| match arrow_type(&field.value_type) {
+                wanted if *column.data_type() == wanted => Ok(Arc::clone(column)),
+                wanted => cast(column, &wanted),
+            };
+            let features = view.features.iter().zip(features).map(typed).collect::<Result<_, _>>()?;
+            let (statuses, event_timestamps) = match times {
+                [statuses, times, ..] if self.with_statuses => {
+                    let statuses = statuses.as_primitive::<UInt8Type>().values().iter();
+                    (statuses.map(|status| RowStatus::from_number(*status)).collect(), times.as_primitive().clone())
+                }
+                _ => (Vec::new(), TimestampMicrosecondArray::new_null(0).with_timezone_utc()),
+            };
+            views.push(JoinedView { features, statuses, event_timestamps });
+        }
+        Ok(views)
     }
-    Ok(views)
 }

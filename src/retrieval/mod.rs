@@ -10,8 +10,10 @@
 mod answer;
 mod batch;
 mod online;
+mod online_windows;
 mod resolve;
 mod spine;
+mod windows;
 
 use std::sync::Arc;
 
@@ -87,6 +89,8 @@ pub enum RetrievalError {
     OfflineStore(#[from] OfflineStoreError),
     #[error("the online store cannot be read")]
     OnlineStore(#[from] OnlineStoreError),
+    #[error("events of an aggregation view cannot be added up")]
+    Tile(#[from] crate::tile::TileError),
     #[error("the point-in-time join failed")]
     Join(#[from] JoinError),
     #[error("rows cannot be read")]
@@ -121,6 +125,7 @@ impl RetrievalError {
             RetrievalError::Compile(error) => error.kind(),
             RetrievalError::OfflineStore(error) => error.kind(),
             RetrievalError::OnlineStore(error) => error.kind(),
+            RetrievalError::Tile(_) => ErrorKind::Internal,
             RetrievalError::Join(error) => error.kind(),
             RetrievalError::Rows(error) => match error.find_root() {
                 DataFusionError::ResourcesExhausted(_) => ErrorKind::Exhausted,

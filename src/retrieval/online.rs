@@ -7,9 +7,10 @@ use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder};
 
 use super::RetrievalError;
 use super::answer::{Answer, RequestColumns, assemble};
+use super::online_windows::read_windows;
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use crate::definition::ValueType;
-use crate::online_store::{KeyEncoder, OnlineStore, RowDecoder, ViewId};
+use crate::online_store::{EncodedKeys, KeyEncoder, OnlineStore, RowDecoder, ViewId};
 use crate::point_in_time_join::{JoinedView, RowStatus};
 use crate::registry::ViewState;
 use crate::time::{Clock, EventTimestamp};
@@ -87,6 +88,9 @@ impl OnlineRetrieval {
         let encoder = KeyEncoder::new(id, &types).map_err(crate::online_store::OnlineStoreError::from)?;
         let keys = encoder.encode(&keys, rows).map_err(crate::online_store::OnlineStoreError::from)?;
 
+        if resolved.view.is_aggregation() {
+            return self.read_windows(id, resolved, &keys, now);
+        }
         let schemas = self.store.schemas(id)?;
         let mut decoder = RowDecoder::new(&schemas, &resolved.features);
         let mut statuses = Vec::with_capacity(rows);
@@ -112,5 +116,23 @@ impl OnlineRetrieval {
             Ok(())
         })?;
         Ok(JoinedView { features: decoder.finish(), statuses, event_timestamps: event_timestamps.finish() })
+    }
+    /// A key has its windows, however empty; a null key is not found.
+    fn read_windows(
+        &self,
+        id: ViewId,
+        resolved: &ResolvedView,
+        keys: &EncodedKeys,
+        now: EventTimestamp,
+    ) -> Result<JoinedView, RetrievalError> {
+        let features = read_windows(self.store.as_ref(), id, resolved, keys, now)?;
+        let status = |key: Option<&[u8]>| if key.is_some() { RowStatus::Found } else { RowStatus::NotFound };
+        let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(keys.len()).with_timezone("UTC");
+        event_timestamps.append_nulls(keys.len());
+        Ok(JoinedView {
+            features,
+            statuses: keys.iter().map(status).collect(),
+            event_timestamps: event_timestamps.finish(),
+        })
     }
 }

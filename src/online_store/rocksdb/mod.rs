@@ -33,7 +33,9 @@ use self::meta::{FORMAT_VERSION, META, MetaKey, decode_schema, encode_schema};
 use super::error::OnlineStoreError;
 use super::key::{EncodedKeys, ViewId, seek_key, split_version_key, view_of, view_range};
 use super::value::SchemaVersion;
-use super::{BulkWriter, Entry, OnVersion, OnlineStore, Schemas, VersionRef, bare_fields, schema_version};
+use super::{
+    BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, Stretch, VersionRef, bare_fields, schema_version,
+};
 use crate::definition::Field;
 use crate::time::{Clock, EventTimestamp};
 
@@ -197,6 +199,27 @@ impl OnlineStore for RocksDbOnlineStore {
                     out(row, None)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn read_stretches(&self, stretches: &[Stretch<'_>], out: &mut OnStretch<'_>) -> Result<(), OnlineStoreError> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        let mut versions = self.db.raw_iterator_cf_opt(&self.timeline(), options);
+        let mut seek = Vec::new();
+        for (number, stretch) in stretches.iter().enumerate() {
+            seek.clear();
+            stretch.seek_key(&mut seek);
+            versions.seek(&seek);
+            while let Some((key, value)) = versions.item() {
+                match stretch.version_of(key, value)? {
+                    Some(version) => out(number, version)?,
+                    None => break,
+                }
+                versions.next();
+            }
+            versions.status().map_err(self.failed("be read"))?;
         }
         Ok(())
     }

@@ -1,0 +1,149 @@
+//! Aggregation views: the events that their windows cover, with inputs and buckets evaluated.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::ExprSchemable;
+use datafusion::prelude::{DataFrame, Expr};
+
+use super::adapt::{adapt_expr, declarable};
+use super::expression::{changing_function, needs_more_rows};
+use super::message::SqlProblem;
+use super::source::Compiler;
+use super::{CompileError, TypeMismatch};
+use crate::arrow_types::type_name;
+use crate::definition::{Aggregation, FeatureView, FeatureViewName, Owner, Part, ValueType, ViewInput};
+
+impl Compiler {
+    /// The view with the types of its event columns and features as the source gives them; other views as they are.
+    ///
+    /// # Errors
+    /// Everything that keeps the types from being told; never empty.
+    pub async fn resolve(&self, view: &FeatureView) -> Result<FeatureView, Vec<CompileError>> {
+        let ViewInput::Aggregations { source, aggregations, .. } = &view.input else { return Ok(view.clone()) };
+        let frame = self.source_rows(source).await.map_err(|error| vec![error])?.frame;
+        let mut resolved = view.clone();
+        let mut errors = Vec::new();
+        for column in &mut resolved.event_columns {
+            let found = event_expr(view, &frame, &column.expression);
+            match found.and_then(|(_, found)| event_type(view, &column.expression, &found)) {
+                Ok(value_type) => column.field.value_type = value_type,
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut types = Vec::new();
+        for (position, aggregation) in aggregations.iter().enumerate() {
+            match answer_type(&resolved, aggregation) {
+                Ok(value_type) => types.extend(aggregation.windows.iter().map(|_| value_type.clone())),
+                Err(problem) => errors.push(CompileError::AggregateInput {
+                    view: view.name.clone(),
+                    aggregate: aggregation.base_name(),
+                    part: Part::AggregationInput(position),
+                    problem,
+                }),
+            }
+        }
+        for (feature, value_type) in resolved.features.iter_mut().zip(types) {
+            feature.value_type = value_type;
+        }
+        if errors.is_empty() { Ok(resolved) } else { Err(errors) }
+    }
+}
+
+fn answer_type(view: &FeatureView, aggregation: &Aggregation) -> Result<ValueType, String> {
+    let type_of = |expression: &String| Some(&view.event_columns[view.event_column(expression)?].field.value_type);
+    let (input, by) = (aggregation.input.as_ref().and_then(type_of), aggregation.by.as_ref().and_then(type_of));
+    aggregation.value_type(input, by)
+}
+
+/// The rows that meet the view's condition.
+pub(super) fn filtered(view: &FeatureView, frame: DataFrame, condition: &str) -> Result<DataFrame, CompileError> {
+    let (expr, found) = row_expr(view, &frame, condition, Part::Where)?;
+    if found != DataType::Boolean {
+        return Err(CompileError::Condition { view: view.name.clone(), found: type_name(&found) });
+    }
+    Ok(frame.filter(expr)?)
+}
+
+/// The view's event columns in their types, over the rows of its source.
+pub(super) fn event_columns(view: &FeatureView, frame: &DataFrame) -> Result<Vec<Expr>, Vec<CompileError>> {
+    let mut columns = Vec::new();
+    let mut errors = Vec::new();
+    for column in &view.event_columns {
+        let expr = event_expr(view, frame, &column.expression).and_then(|(expr, found)| {
+            adapt_expr(expr, &found, &column.field.value_type).map_err(|mismatch: TypeMismatch| CompileError::Type {
+                owner: Owner::FeatureView(view.name.clone()),
+                column: column.field.name.clone(),
+                mismatch,
+            })
+        });
+        match expr {
+            Ok(expr) => columns.push(expr.alias(&column.field.name)),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(columns) } else { Err(errors) }
+}
+
+fn event_expr(view: &FeatureView, frame: &DataFrame, text: &str) -> Result<(Expr, DataType), CompileError> {
+    row_expr(view, frame, text, event_part(view, text))
+}
+
+/// Where the view first says the expression.
+fn event_part(view: &FeatureView, text: &str) -> Part {
+    let says = |written: &Option<String>| written.as_ref().is_some_and(|written| written.trim() == text);
+    let parts = view.aggregations().iter().enumerate().find_map(|(position, aggregation)| {
+        let by = says(&aggregation.by).then_some(Part::AggregationBy(position));
+        says(&aggregation.input).then_some(Part::AggregationInput(position)).or(by)
+    });
+    parts.unwrap_or(Part::Input)
+}
+
+/// An expression over one row of the source, and the type of its values.
+fn row_expr(view: &FeatureView, frame: &DataFrame, text: &str, part: Part) -> Result<(Expr, DataType), CompileError> {
+    let name: &FeatureViewName = &view.name;
+    let failed = |error: DataFusionError| CompileError::AggregationExpression {
+        view: name.clone(),
+        part: part.clone(),
+        problem: SqlProblem::new(&error, "tables", &[]),
+    };
+    let expr = frame.parse_sql_expr(text).map_err(failed)?;
+    let refused = |text: String| {
+        let problem = SqlProblem { text, at: None };
+        CompileError::AggregationExpression { view: name.clone(), part: part.clone(), problem }
+    };
+    if let Some(function) = changing_function(&expr) {
+        return Err(refused(format!("it calls `{function}`, whose result changes from call to call")));
+    }
+    if let Some(what) = needs_more_rows(&expr) {
+        return Err(refused(format!("it has {what}, and it sees one row; compute that in a view with `sql`")));
+    }
+    let schema: SchemaRef = Arc::clone(frame.schema().inner());
+    let found = match &expr {
+        Expr::Column(column) => schema.field_with_name(&column.name).ok().map(|field| field.data_type().clone()),
+        _ => None,
+    };
+    let found = match found {
+        Some(found) => found,
+        None => expr.get_type(frame.schema()).map_err(failed)?,
+    };
+    Ok((expr, found))
+}
+
+fn event_type(view: &FeatureView, text: &str, found: &DataType) -> Result<ValueType, CompileError> {
+    declarable(found).ok_or_else(|| CompileError::AggregationExpression {
+        view: view.name.clone(),
+        part: event_part(view, text),
+        problem: SqlProblem {
+            text: format!(
+                "`{text}` is {}, which no feature can be; cast it, as in `CAST({text} AS DOUBLE)`",
+                type_name(found)
+            ),
+            at: None,
+        },
+    })
+}

@@ -1,0 +1,330 @@
+//! The functions whose answer over a range of sorted events follows from one pass over the events.
+//!
+//! | function | from |
+//! | --- | --- |
+//! | `count` | the length of the range |
+//! | `sum`, `mean` | exact prefix sums; their difference is the sum of the range, to the bit |
+//! | `any`, `all` | prefix sums of what is true |
+//! | `min`, `max` | a queue of the values that may still be the answer |
+//! | `first`, `last` | the positions at its ends |
+//! | `count_distinct` | how often each value is in the range |
+//!
+//! Both ends of the ranges of one window ascend.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use super::sliding::{Function, Moments, listed};
+use crate::definition::AggregateFunction;
+use crate::tile::{Answer, Column, FixedScale, Value, divide_rounded, round_scaled};
+
+/// One input of the events of a group, without its nulls.
+pub(super) struct GroupColumn<'a> {
+    column: &'a Column,
+    /// Where the group's events start in the column.
+    first: usize,
+    /// Of each event, how many before it are not null, and of all; None: no event is null.
+    ranks: Option<Vec<u32>>,
+    /// The events that are not null; empty where all are.
+    present: Vec<u32>,
+    len: usize,
+    prefix: OnceCell<Option<Prefix>>,
+}
+
+/// Sums of the first 0, 1, 2, … values, as integers times a power of two.
+struct Prefix {
+    sums: Vec<i128>,
+    exponent: i32,
+}
+
+impl<'a> GroupColumn<'a> {
+    pub fn new(column: &'a Column, events: Range<usize>) -> Self {
+        let len = events.len();
+        let mut group =
+            GroupColumn { column, first: events.start, ranks: None, present: Vec::new(), len, prefix: OnceCell::new() };
+        if column.nulls().is_some_and(|nulls| nulls.null_count() > 0) {
+            let mut ranks = Vec::with_capacity(len + 1);
+            for at in 0..len {
+                ranks.push(group.present.len() as u32);
+                if !column.is_null(events.start + at) {
+                    group.present.push(at as u32);
+                }
+            }
+            ranks.push(group.present.len() as u32);
+            group.ranks = Some(ranks);
+        }
+        group
+    }
+
+    /// How many values there are.
+    fn values(&self) -> usize {
+        if self.ranks.is_some() { self.present.len() } else { self.len }
+    }
+
+    /// The range of values that a range of events holds.
+    fn range(&self, events: &Range<u32>) -> Range<usize> {
+        match &self.ranks {
+            Some(ranks) => ranks[events.start as usize] as usize..ranks[events.end as usize] as usize,
+            None => events.start as usize..events.end as usize,
+        }
+    }
+
+    /// The event that a value is of.
+    fn event(&self, value: usize) -> usize {
+        if self.ranks.is_some() { self.present[value] as usize } else { value }
+    }
+
+    fn row(&self, value: usize) -> usize {
+        self.first + self.event(value)
+    }
+
+    fn value(&self, value: usize) -> Option<Value> {
+        self.column.value(self.row(value))
+    }
+
+    /// None where sums of floats take more than an integer of 128 bits.
+    fn prefix(&self) -> Option<&Prefix> {
+        self.prefix.get_or_init(|| self.prefix_sums()).as_ref()
+    }
+
+    fn prefix_sums(&self) -> Option<Prefix> {
+        let mut sums = Vec::with_capacity(self.values() + 1);
+        let mut sum = 0_i128;
+        sums.push(sum);
+        let mut add = |value: i128| {
+            sum += value;
+            sums.push(sum);
+        };
+        let exponent = if let Some(values) = self.column.as_ints() {
+            (0..self.values()).for_each(|value| add(i128::from(values[self.row(value)])));
+            0
+        } else if let Some(values) = self.column.as_bools() {
+            (0..self.values()).for_each(|value| add(i128::from(values.value(self.row(value)))));
+            0
+        } else if let Some(values) = self.column.as_floats() {
+            let present: Cow<'_, [f64]> = match self.ranks {
+                None => Cow::Borrowed(&values[self.first..self.first + self.len]),
+                Some(_) => (0..self.values()).map(|value| values[self.row(value)]).collect(),
+            };
+            let scale = FixedScale::find(&present, None)?;
+            present.iter().for_each(|value| add(scale.mantissa(*value)));
+            scale.exponent()
+        } else {
+            return None;
+        };
+        Some(Prefix { sums, exponent })
+    }
+}
+
+/// Answers the ranges, one after the other; false: the function is not one that this can do, and nothing is answered.
+///
+/// `group` is the input; None for a `count` of rows.
+pub(super) fn answer_ranges(
+    function: &Function,
+    group: Option<&GroupColumn<'_>>,
+    moments: &Moments<'_>,
+    ranges: &[Range<u32>],
+    emit: &mut impl FnMut(Answer),
+) -> bool {
+    use AggregateFunction as F;
+    let Some(group) = group else {
+        let is_count = function.function == F::Count;
+        if is_count {
+            ranges.iter().for_each(|range| emit(Answer::Int(range.len() as i64)));
+        }
+        return is_count;
+    };
+    let values = ranges.iter().map(|range| group.range(range));
+    match function.function {
+        F::Count => values.for_each(|range| emit(Answer::Int(range.len() as i64))),
+        F::Sum | F::Mean => {
+            let Some(prefix) = group.prefix() else { return false };
+            let is_integer = group.column.as_ints().is_some();
+            values.for_each(|range| emit(prefix.answer(function.function, is_integer, range)));
+        }
+        F::Any | F::All => {
+            let Some(prefix) = group.prefix() else { return false };
+            values.for_each(|range| emit(prefix.truth(function.function, range)));
+        }
+        F::Min | F::Max => extremes(function.function, group, values, emit),
+        F::First | F::Last => ends(function, group, moments, values, emit),
+        F::CountDistinct => distinct(group, values, emit),
+        _ => return false,
+    }
+    true
+}
+
+impl Prefix {
+    fn answer(&self, function: AggregateFunction, is_integer: bool, range: Range<usize>) -> Answer {
+        if range.is_empty() {
+            return Answer::Null;
+        }
+        let sum = self.sums[range.end] - self.sums[range.start];
+        match function {
+            AggregateFunction::Mean => Answer::Float(divide_rounded(sum, self.exponent, range.len() as u64)),
+            _ if is_integer => i64::try_from(sum).map_or(Answer::OutOfRange, Answer::Int),
+            _ => Answer::Float(round_scaled(sum, self.exponent)),
+        }
+    }
+
+    fn truth(&self, function: AggregateFunction, range: Range<usize>) -> Answer {
+        if range.is_empty() {
+            return Answer::Null;
+        }
+        let trues = self.sums[range.end] - self.sums[range.start];
+        Answer::Bool(if function == AggregateFunction::Any { trues > 0 } else { trues == range.len() as i128 })
+    }
+}
+
+/// The least or greatest value of each range.
+fn extremes(
+    function: AggregateFunction,
+    group: &GroupColumn<'_>,
+    ranges: impl Iterator<Item = Range<usize>>,
+    emit: &mut impl FnMut(Answer),
+) {
+    let sign = |order: i64| if function == AggregateFunction::Max { order } else { !order };
+    if let Some(values) = group.column.as_ints() {
+        let key = |value: usize| sign(values[group.row(value)]);
+        queue(key, ranges, |found| emit(found.map_or(Answer::Null, |value| Answer::Int(values[group.row(value)]))));
+        return;
+    }
+    if let Some(values) = group.column.as_floats() {
+        let key = |value: usize| sign(total_order(values[group.row(value)]));
+        queue(key, ranges, |found| emit(found.map_or(Answer::Null, |value| Answer::Float(values[group.row(value)]))));
+        return;
+    }
+    let mut order: Vec<usize> = (0..group.values()).collect();
+    order.sort_by_cached_key(|value| group.value(*value));
+    let mut ranks = vec![0_i64; group.values()];
+    let mut rank = 0;
+    for (at, value) in order.iter().enumerate() {
+        rank += i64::from(at > 0 && group.value(*value) != group.value(order[at - 1]));
+        ranks[*value] = rank;
+    }
+    let value = |found: Option<usize>| found.and_then(|value| group.value(value));
+    queue(
+        |value| sign(ranks[value]),
+        ranges,
+        |found| {
+            emit(value(found).as_ref().map_or(Answer::Null, Answer::from));
+        },
+    );
+}
+
+/// Integers in the order of the floats; NaN, of which there is one, is the greatest.
+fn total_order(value: f64) -> i64 {
+    if value.is_nan() {
+        return i64::MAX;
+    }
+    let bits = value.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
+
+/// For each range the value with the greatest key: a queue keeps those that no later one surpasses.
+fn queue(key: impl Fn(usize) -> i64, ranges: impl Iterator<Item = Range<usize>>, mut found: impl FnMut(Option<usize>)) {
+    let mut candidates: VecDeque<(usize, i64)> = VecDeque::new();
+    let mut next = 0;
+    for range in ranges {
+        next = next.max(range.start);
+        while next < range.end {
+            let new = key(next);
+            while candidates.back().is_some_and(|(_, old)| *old <= new) {
+                candidates.pop_back();
+            }
+            candidates.push_back((next, new));
+            next += 1;
+        }
+        while candidates.front().is_some_and(|(value, _)| *value < range.start) {
+            candidates.pop_front();
+        }
+        found(if range.is_empty() { None } else { candidates.front().map(|(value, _)| *value) });
+    }
+}
+
+/// The values at one end of each range. Those of one time, by which the events are sorted, go by themselves.
+fn ends(
+    function: &Function,
+    group: &GroupColumn<'_>,
+    moments: &Moments<'_>,
+    ranges: impl Iterator<Item = Range<usize>>,
+    emit: &mut impl FnMut(Answer),
+) {
+    let n = function.n.map_or(1, |n| n as usize);
+    let is_first = function.function == AggregateFunction::First;
+    let time = |value: usize| {
+        let event = group.event(value);
+        (moments.times[event], moments.created.get(event).copied().unwrap_or_default())
+    };
+    for range in ranges {
+        let mut chosen: Vec<Value> = Vec::with_capacity(n.min(range.len()));
+        let mut rest = range;
+        while chosen.len() < n && !rest.is_empty() {
+            // All values of one time, from this end on.
+            let (tied, others) = if is_first {
+                let end = tied_end(rest.clone(), |value| time(value) == time(rest.start));
+                (rest.start..end, end..rest.end)
+            } else {
+                let start = tied_start(rest.clone(), |value| time(value) == time(rest.end - 1));
+                (start..rest.end, rest.start..start)
+            };
+            rest = others;
+            let before = chosen.len();
+            chosen.extend(tied.filter_map(|value| group.value(value)));
+            if chosen.len() - before > 1 {
+                chosen[before..].sort_unstable();
+                if !is_first {
+                    chosen[before..].reverse();
+                }
+            }
+        }
+        chosen.truncate(n);
+        emit(listed(function, chosen));
+    }
+}
+
+fn tied_end(range: Range<usize>, is_tied: impl Fn(usize) -> bool) -> usize {
+    let mut end = range.start + 1;
+    while end < range.end && is_tied(end) {
+        end += 1;
+    }
+    end
+}
+
+fn tied_start(range: Range<usize>, is_tied: impl Fn(usize) -> bool) -> usize {
+    let mut start = range.end - 1;
+    while start > range.start && is_tied(start - 1) {
+        start -= 1;
+    }
+    start
+}
+
+/// How many different values each range holds.
+fn distinct(group: &GroupColumn<'_>, ranges: impl Iterator<Item = Range<usize>>, emit: &mut impl FnMut(Answer)) {
+    let mut numbers: HashMap<Value, u32> = HashMap::new();
+    let mut ids: Vec<u32> = Vec::with_capacity(group.values());
+    for value in 0..group.values() {
+        let Some(key) = group.value(value) else { continue };
+        let new = numbers.len() as u32;
+        ids.push(*numbers.entry(key.as_key().into_owned()).or_insert(new));
+    }
+    let mut counts = vec![0_u32; numbers.len()];
+    let (mut distinct, mut next, mut oldest) = (0_i64, 0, 0);
+    for range in ranges {
+        while next < range.end {
+            let count = &mut counts[ids[next] as usize];
+            distinct += i64::from(*count == 0);
+            *count += 1;
+            next += 1;
+        }
+        while oldest < range.start {
+            let count = &mut counts[ids[oldest] as usize];
+            *count -= 1;
+            distinct -= i64::from(*count == 0);
+            oldest += 1;
+        }
+        emit(Answer::Int(distinct));
+    }
+}
