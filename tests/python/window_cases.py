@@ -74,7 +74,8 @@ class Case:
 
     def oracle(self, view: View) -> Oracle:
         if view.name not in self._oracles:
-            self._oracles[view.name] = Oracle(view, self.rows, self.has_created)
+            rows = self.rows if self.has_created else [{**row, "written": None} for row in self.rows]
+            self._oracles[view.name] = Oracle(view, rows, self.has_created)
         return self._oracles[view.name]
 
     def write(self) -> None:
@@ -110,7 +111,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     pq.write_table(pa.table(columns), path, row_group_size=64)
 
 
-def make_case(seed: int, folder: Path, events: int = 120, aggregations: int = 24, **more: Any) -> Case:
+def make_case(seed: int, folder: Path, events: int = 100, aggregations: int = 15, **more: Any) -> Case:
     draw = random.Random(seed)
     has_created = seed % 3 != 2
     rows = make_rows(draw, events, is_wild=seed % 2 == 0)

@@ -103,6 +103,7 @@ class View:
     where: Expression | None = None
     resolution: str | None = None
 
+    @cached_property
     def features(self) -> dict[str, tuple[Aggregation, str]]:
         named = ((a.feature(window), (a, window)) for a in self.aggregations for window in a.windows)
         return dict(named)
@@ -190,7 +191,7 @@ class Oracle:
         """The feature at an instant in plain form."""
         if None in key:
             return None
-        aggregation, window = self.view.features()[feature]
+        aggregation, window = self.view.features[feature]
         times, rows = self._events.get(key, ([], []))
         end = bisect.bisect_left(times, asked)
         start = 0
@@ -277,7 +278,8 @@ def percentiles(aggregation: Aggregation, values: list[float]) -> Any:
 
     def one(p: float) -> Near:
         value = ascending[math.floor(p * (len(ascending) - 1))]
-        return Near(value, 0.0 if math.isinf(value) else abs(value) * 0.01)
+        # Numbers of less than 53 bits have a bound of their own, which is not relative.
+        return Near(value, 0.0 if math.isinf(value) else max(abs(value) * 0.01, 2.0**-1029 if value else 0.0))
 
     return [one(p) for p in aggregation.p] if isinstance(aggregation.p, tuple) else one(aggregation.p)
 
