@@ -20,11 +20,13 @@ import pyarrow as pa
 import pytest
 from asof import Client
 from deltalake import DeltaTable
-from window_cases import COLUMNS, EARLIEST, EPOCH, LATEST, Case, instant, make_case, make_rows, make_spine, write_rows
-from window_oracle import ARROW, Aggregation, Expression, Row, View, matches, micros, plain
+from window_cases import COLUMNS, EARLIEST, EPOCH, LATEST, Case, make_case, make_spine, write_rows
+from window_oracle import ARROW, Aggregation, Expression, Row, View, matches, plain
 
-ROUNDS = int(os.environ.get("ASOF_WINDOW_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("ASOF_WINDOW_ROUNDS", "2"))
 SEEDS = [int(os.environ["ASOF_WINDOW_SEED"])] if "ASOF_WINDOW_SEED" in os.environ else list(range(ROUNDS))
+# Of what takes many commands.
+FEW_SEEDS = SEEDS[: max(1, ROUNDS // 2)]
 END_OF_TIME = "9999-12-31T23:59:59.999999Z"
 STAMP = pa.timestamp("us", "UTC")
 
@@ -40,6 +42,9 @@ class Asof:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def materialize(self, start: int, end: int) -> Any:
+        return self.run("materialize", "--start", as_text(start), "--end", as_text(end))
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[Client]:
@@ -79,6 +84,10 @@ def make(asof_bin: str, tmp_path: Path) -> Any:
 
 def as_time(instant_us: int) -> dt.datetime:
     return EPOCH + dt.timedelta(microseconds=instant_us)
+
+
+def as_text(instant_us: int) -> str:
+    return as_time(instant_us).isoformat().replace("+00:00", "Z")
 
 
 def spine_table(spine: list[Row]) -> pa.Table:
@@ -192,3 +201,174 @@ def test_every_way_answers_as_the_oracle(make: Any, seed: int) -> None:
     with asof.serve() as client:
         spine = make_spine(asof.case, 120)
         check_every_way(asof, client, spine, online=spine[:60])
+
+
+@pytest.mark.filterwarnings("ignore::asof.AsofWarning")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_runs_over_any_intervals_come_to_the_same(make: Any, seed: int) -> None:
+    """Small, overlapping, repeated runs in any order; some events are late, and found by a later run."""
+    asof = make(seed + 50, events=60, aggregations=7, source_path="events")
+    case, draw = asof.case, random.Random(seed)
+    views = case.views
+    (case.folder / "events").mkdir()
+    early, late = case.rows[:40], case.rows[40:]
+    write_rows(case.folder / "events/early.parquet", early)
+    asof.run("apply", "--yes")
+
+    times = sorted(row["at"] for row in case.rows if row["at"] is not None)
+    cuts = sorted({EARLIEST, LATEST, *(draw.choice(times) + draw.choice([0, 0, 1]) for _ in range(2))})
+    intervals = list(zip(cuts, cuts[1:], strict=False))
+    overlapping = (cuts[0], draw.choice(times))
+    for start, end in draw.sample([*intervals, overlapping, intervals[-1]], len(intervals) + 2):
+        asof.materialize(start, end)
+    # More than one run has to be done again, and in no order.
+    write_rows(case.folder / "events/late.parquet", late)
+    spine = make_spine(case, 60)
+    with asof.serve() as client:
+        for start, end in draw.sample(intervals, len(intervals)):
+            asof.materialize(start, end)
+        check_every_way(asof, client, spine, online=spine[:30])
+        in_pieces = [asof.table(view) for view in views]
+        asof.run("optimize")
+        assert [asof.table(view) for view in views] == in_pieces, "optimize changes no row"
+        check_every_way(asof, client, spine[30:], online=spine[30:])
+    asof.materialize(EARLIEST, LATEST)
+    assert [asof.table(view) for view in views] == in_pieces, "one run writes what many did"
+    with asof.serve() as client:
+        check(ask_online(client, case, spine[:30]), case, spine[:30], "online after one run")
+
+
+@pytest.mark.filterwarnings("ignore::asof.AsofWarning")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_a_run_that_was_killed_leaves_nothing_that_the_next_cannot_mend(make: Any, seed: int) -> None:
+    asof = make(seed + 70, events=60, aggregations=6)
+    draw = random.Random(seed)
+    asof.run("apply", "--yes")
+    times = sorted(row["at"] for row in asof.case.rows if row["at"] is not None)
+    for _ in range(3):
+        bounds = [] if draw.random() < 0.5 else ["--start", as_text(draw.choice(times))]
+        command = [asof.binary, "--project", str(asof.case.folder), "materialize", *bounds, "--end", END_OF_TIME]
+        job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.05, 0.6))
+        job.kill()
+        job.wait()
+    asof.run("materialize", "--start", as_text(EARLIEST), "--end", END_OF_TIME)
+    spine = make_spine(asof.case, 40)
+    with asof.serve() as client:
+        check_every_way(asof, client, spine, online=spine[:20])
+
+
+@pytest.mark.filterwarnings("ignore::asof.AsofWarning")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_spines_that_the_views_know_themselves(make: Any, seed: int) -> None:
+    """A range asks at every event of a view, `as_of` for every key that it knows by then."""
+    asof = make(seed + 30, events=60, aggregations=5)
+    case = asof.case
+    asof.run("apply", "--yes")
+    asof.run("materialize", "--end", END_OF_TIME)
+    all_views = case.views
+    with asof.serve() as client:
+        for view in all_views:
+            case.views = [view]
+            oracle = case.oracle(view)
+            events = sorted({(key, at) for key in oracle.keys() for at in oracle.times(key)}, key=lambda event: event[1])
+            if not events:
+                continue
+            start, end = events[len(events) // 4][1], events[len(events) // 2][1]
+            for how, expected in {
+                ("start", "end"): [(key, at) for key, at in events if start <= at < end],
+                ("as_of",): sorted({(key, end) for key, at in events if at <= end}),
+            }.items():
+                given = {"start": as_time(start), "end": as_time(end), "as_of": as_time(end)}
+                for from_source in (False, True):
+                    answer = client.get_batch_features(
+                        [view.name], full_feature_names=True, statuses=True, from_source=from_source,
+                        **{name: given[name] for name in how},
+                    )  # fmt: skip
+                    table = answer.to_arrow()
+                    columns = [plain(table[name].combine_chunks()) for name in (*view.keys, "event_timestamp")]
+                    asked = [(tuple(row[:-1]), row[-1]) for row in zip(*columns, strict=True)]
+                    assert Counter(asked) == Counter(expected), (view, how, from_source)
+                    spine = [dict(zip(view.keys, key, strict=True)) | {"asked": at} for key, at in asked]
+                    check(Found().add(answer, feature_names([view])), case, spine, f"{how}")
+
+
+VALUE = Expression.column("big", "int64")
+SINGLE = Expression.column("single", "float32")
+CHANGES: dict[str, View] = {
+    "before": View("by_text", ("text",), (Aggregation("mean", ("1h", "7d"), VALUE, name="x"),)),
+    "a window is added": View("by_text", ("text",), (Aggregation("mean", ("1s", "1h", "7d"), VALUE, name="x"),)),
+    "a window without end": View("by_text", ("text",), (Aggregation("mean", ("1h", "lifetime"), VALUE, name="x"),)),
+    "the function": View("by_text", ("text",), (Aggregation("sum", ("1h", "7d"), VALUE, name="x"),)),
+    "the function, of one partial": View("by_text", ("text",), (Aggregation("max", ("1h", "7d"), VALUE, name="x"),)),
+    "a list": View("by_text", ("text",), (Aggregation("last", ("1h", "7d"), VALUE, n=3, name="x"),)),
+    "a longer list": View("by_text", ("text",), (Aggregation("last", ("1h", "7d"), VALUE, n=4, name="x"),)),
+    "the input": View("by_text", ("text",), (Aggregation("mean", ("1h", "7d"), SINGLE, name="x"),)),
+    "by": View("by_text", ("text",), (Aggregation("mean", ("1h", "7d"), VALUE, name="x", by=SINGLE),)),
+}
+
+
+def changed_views() -> dict[str, View]:
+    before = CHANGES["before"]
+    condition = Expression("flag", "bool", lambda row: row["flag"])
+    return {**CHANGES, "where": replace(before, where=condition), "resolution": replace(before, resolution="9m")}
+
+
+@pytest.mark.filterwarnings("ignore::asof.AsofWarning")
+def test_a_changed_definition_is_answered_as_it_reads_now(make: Any) -> None:
+    asof = make(90, events=60, aggregations=1)
+    case = asof.case
+    case.views = [CHANGES["before"]]
+    case.write_definitions()
+    spine = make_spine(case, 40)
+    asof.run("apply", "--yes")
+    asof.run("materialize", "--end", END_OF_TIME)
+    changes = list(changed_views().items())
+    draw = random.Random(os.environ.get("ASOF_WINDOW_SEED", "1"))
+    draw.shuffle(changes)
+    with asof.serve() as client:
+        for what, view in changes[: 2 * ROUNDS]:
+            case.views = [view]
+            case.write_definitions()
+            asof.run("apply", "--yes", "--allow-breaking")
+            asof.run("materialize", "--end", END_OF_TIME)
+            wait_for(client, view)
+            try:
+                check_every_way(asof, client, spine, online=spine[:20])
+            except AssertionError as error:
+                raise AssertionError(f"{what} changed: {error}") from error
+
+
+def wait_for(client: Client, view: View) -> None:
+    """A running server follows within a second."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        (found,) = (one for one in client.list_definitions("feature_views") if one["name"] == view.name)
+        if view.definition([], "")["aggregations"] == found.get("aggregations") and found.get("where") == (
+            view.where and view.where.sql
+        ):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the server does not follow to {view.definition([], '')}: {found}")
+
+
+@pytest.mark.filterwarnings("ignore::asof.AsofWarning")
+def test_plans_tell_of_windows(make: Any) -> None:
+    asof = make(91, events=20, aggregations=1)
+    case = asof.case
+    case.views = [CHANGES["before"]]
+    case.write_definitions()
+    asof.run("apply", "--yes")
+    job = asof.run("explain", "by_text")
+    assert job["view"] == "by_text"
+    assert "big" in job["logical_plan"]
+    asof.run("materialize", "--end", END_OF_TIME)
+    (case.folder / "spine.csv").write_text("text,event_timestamp\na,2024-02-29T00:00:00Z\n")
+    for more in ([], ["--from-source"], ["--analyze"]):
+        asked = asof.run("explain", "--service", "everything", "--entities", str(case.folder / "spine.csv"), *more)
+        assert "WindowAggregation" in asked["physical_plan"], more
+    for what, view in changed_views().items():
+        case.views = [view]
+        case.write_definitions()
+        plan = asof.run("plan")
+        assert bool(plan["changes"]) == (what != "before"), what

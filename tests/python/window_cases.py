@@ -178,7 +178,7 @@ def make_values(draw: random.Random, is_wild: bool) -> dict[str, Any]:
         "double": double,
         "odd": odd,
         "word": draw.choice(["a", "b", "c", "", "ß", "zz"]),
-        "day": draw.randint(-3, 3) + draw.choice([0, 19_000, -719_162, 2_932_890]),
+        "day": draw.randint(0, 6) + draw.choice([0, 19_000, -719_162, 2_932_890]),
         "moment": draw.choice(HARD_INSTANTS) + draw.randint(0, 3),
     }
     return {name: None if draw.random() < 0.15 else value for name, value in values.items()}
