@@ -205,6 +205,35 @@ def test_every_way_answers_as_the_oracle(make: Any, seed: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::asof.AsofWarning")
 @pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_windows_of_many_events(make: Any, seed: int) -> None:
+    """Tiles of every width, and partial aggregates that grow large."""
+    asof = make(2 * seed + 110, events=2500, aggregations=30)
+    asof.case.views = [replace(asof.case.views[-1], aggregations=tuple(LARGE), where=None)]
+    asof.case.write_definitions()
+    asof.run("apply", "--yes")
+    asof.run("materialize", "--end", END_OF_TIME)
+    with asof.serve() as client:
+        check_every_way(asof, client, make_spine(asof.case, 12))
+
+
+BIG, DOUBLE, WORD = (Expression.column(name, COLUMNS[name]) for name in ("big", "double", "word"))
+LARGE = [
+    Aggregation("approx_count_distinct", ("1d", "30d", "lifetime"), BIG),
+    Aggregation("approx_count_distinct", ("30d",), BIG, by=WORD, name="by_word"),
+    Aggregation("count_distinct", ("1h", "30d"), BIG),
+    Aggregation("approx_percentile", ("1h", "30d"), DOUBLE, p=(0.01, 0.5, 0.9)),
+    Aggregation("histogram", ("30d",), WORD),
+    Aggregation("sum", ("1s", "1m", "1h", "1d", "30d", "lifetime"), DOUBLE),
+    Aggregation("variance", ("1h", "30d"), DOUBLE),
+    Aggregation("kurtosis", ("1d",), BIG),
+    Aggregation("top", ("1d", "lifetime"), BIG, n=700),
+    Aggregation("last", ("30d",), WORD, n=700),
+    Aggregation("min", ("90s", "30d"), DOUBLE),
+]
+
+
+@pytest.mark.filterwarnings("ignore::asof.AsofWarning")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
 def test_runs_over_any_intervals_come_to_the_same(make: Any, seed: int) -> None:
     """Small, overlapping, repeated runs in any order; some events are late, and found by a later run."""
     asof = make(seed + 50, events=60, aggregations=7, source_path="events")

@@ -239,8 +239,8 @@ def aggregate_one(aggregation: Aggregation, rows: list[Row]) -> Any:
     if function == "count_distinct":
         return len(distinct)
     if function == "approx_count_distinct":
-        # Five standard errors of the registers; few values do not share one.
-        return Near(len(distinct), max(1 if len(distinct) > 50 else 0, 5 * 0.0163 * len(distinct)), is_count=True)
+        # Five standard errors of 4096 registers, or that two values share one.
+        return Near(len(distinct), max(float(len(distinct) > 1), 5 * 0.0163 * len(distinct)), is_count=True)
     if not values:
         return None
     if function == "any":
