@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::names::{FeatureViewName, SourceName};
+use super::names::{FeatureViewName, SourceName, is_valid_name};
 use super::raw::{RawAggregation, RawField, RawFile, Text};
 use crate::diagnostics::Span;
 
@@ -136,19 +136,22 @@ impl Positions {
     }
 
     fn add_aggregation(&mut self, owner: &Owner, index: usize, raw: &RawAggregation) {
-        let expressions =
-            [(raw.input.as_ref(), Part::AggregationInput(index)), (raw.by.as_ref(), Part::AggregationBy(index))];
-        for (expression, part) in expressions {
-            if let Some(Text { value, span }) = expression {
-                self.add(owner, part, *span);
-                // An expression that is a column goes by its name.
+        let input = raw.input.as_ref().map(|input| (input, Part::AggregationInput(index)));
+        let by = raw.by.as_ref().map(|by| (by, Part::AggregationBy(index)));
+        for (Text { value, span }, part) in input.into_iter().chain(by) {
+            self.add(owner, part, *span);
+            if is_valid_name(value.trim()) {
                 self.add(owner, Part::Column(value.trim().to_owned()), *span);
             }
         }
         let aggregation = raw.to_model();
-        self.add(owner, Part::Column(aggregation.base_name()), raw.place());
-        for feature in aggregation.feature_names() {
-            self.add(owner, Part::Column(feature), raw.place());
+        let base_name = aggregation.base_name();
+        // Names that are not valid may be long, and there is one a window.
+        if is_valid_name(&base_name) {
+            self.add(owner, Part::Column(base_name), raw.place());
+            for feature in aggregation.feature_names() {
+                self.add(owner, Part::Column(feature), raw.place());
+            }
         }
     }
 

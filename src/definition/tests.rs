@@ -1,5 +1,7 @@
 //! Whole files through the one door, [`parse_definitions`].
 
+mod aggregations;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,7 +73,24 @@ feature_views:
       FROM arrivals GROUP BY 1, 2, 3
     features: [{name: mean_air_time, type: float64}]
 
+  - name: carrier_delay                 # aggregation view: windows that slide with the question's time
+    entities: [carrier]
+    source: arrivals
+    where: "cancelled = false"
+    resolution: 5m
+    lookback: 2d
+    aggregations:
+      - {input: arr_delay,      function: mean,  windows: [1h, 24h, 7d]}
+      - {input: "arr_delay > 15", function: mean, windows: [1d], name: late_share}
+      - {function: count, windows: [1h, 30d, lifetime]}
+      - {input: dest, function: last, n: 5, windows: [7d]}
+      - {input: arr_delay, function: approx_percentile, p: [0.5, 0.99], windows: [7d], by: dest}
+      - {input: air_time, function: approx_percentile, p: 1, windows: [7d]}
+
 on_demand_feature_views:
+  - name: pace
+    features_from: ["carrier_delay:arr_delay_mean_1d"]
+    features: [{name: is_late, type: bool, expression: "arr_delay_mean_1d > 0"}]
   - name: trip
     request: [{name: distance, type: float64}]        # values that only the caller knows
     features_from: ["route_profile:mean_air_time"]
@@ -86,6 +105,8 @@ feature_services:
       - airport_profile: [lat]
       - {view: airport_profile, features: [lat, lon], as: destination, join_keys: {airport: dest}}   # same view, other key
       - trip
+      - carrier_delay: [arr_delay_mean_1h, late_share_1d]
+      - pace
 "#;
 
 #[test]
@@ -132,7 +153,15 @@ fn definitions_survive_being_stored() {
 #[test]
 fn what_is_stored_reads_like_a_definition_file() {
     let definitions = parse(FLIGHTS).unwrap();
-    let written_out = serde_json::to_string_pretty(&definitions).unwrap();
+    let mut written_out = serde_json::to_value(&definitions).unwrap();
+    // What follows from aggregations is stored with the types that were found, and is not for files.
+    for view in written_out["feature_views"].as_array_mut().unwrap() {
+        let view = view.as_object_mut().unwrap();
+        if view.contains_key("aggregations") {
+            assert!(view.remove("features").is_some() && view.remove("event_columns").is_some());
+        }
+    }
+    let written_out = serde_json::to_string_pretty(&written_out).unwrap();
     assert_eq!(parse(&written_out).unwrap_or_else(|errors| panic!("{errors}")), definitions);
 }
 
@@ -277,7 +306,12 @@ fn hostile_files_are_refused_in_time() {
         (0..8_000).map(|i| format!("- {{name: v{i}, source: s{i}, features: [{{name: f, type: bool}}]}}\n")).collect();
     let many_unknown = format!("feature_views:\n{many_unknown}");
     let long_name = format!("entities: [{{name: {}, join_keys: [{{name: a, type: bool}}]}}]", "x".repeat(1 << 20));
-    for text in [deep, deep_blocks, huge, nested_type, recursive, many_unknown, long_name] {
+    let windows: String = (1..50_000).map(|i| format!("{i}m,")).collect();
+    let many_windows = format!(
+        "feature_views: [{{name: v, source: s, aggregations: [{{name: {}, function: count, windows: [{windows}]}}]}}]",
+        "x".repeat(1 << 20)
+    );
+    for text in [deep, deep_blocks, huge, nested_type, recursive, many_unknown, long_name, many_windows] {
         let started = std::time::Instant::now();
         let errors = parse(&text).unwrap_err().to_string();
         assert!(errors.len() < 1 << 20);
@@ -296,6 +330,13 @@ fn the_json_schema_names_the_keys_that_the_parser_knows() {
     assert_eq!(keys(entity), ["name", "join_keys", "description", "owner", "tags"]);
     assert_eq!(entity["required"], serde_json::json!(["name", "join_keys"]));
     assert_eq!(schema["$defs"]["RawField"]["properties"]["type"]["$ref"], "#/$defs/Type");
+    let view = &schema["$defs"]["RawFeatureView"];
+    assert_eq!(view["anyOf"], serde_json::json!([{"required": ["features"]}, {"required": ["aggregations"]}]));
+    let aggregation = &schema["$defs"]["RawAggregation"];
+    assert_eq!(keys(aggregation), ["name", "input", "function", "windows", "n", "p", "by"]);
+    assert_eq!(aggregation["required"], serde_json::json!(["function", "windows"]));
+    assert_eq!(aggregation["properties"]["function"]["enum"].as_array().unwrap().len(), 19);
+    assert_eq!(aggregation["properties"]["n"]["maximum"], 10_000);
 }
 
 /// One change of a text.

@@ -81,6 +81,9 @@ pub async fn sync_view(
         |problem: TileError| MaterializationError::Schema { view: view.name.clone(), problem: problem.to_string() };
     let layout = layout.map_err(misfit)?;
     let stored = layout.as_ref().map_or_else(|| view.stored_fields(), |layout| layout.stored_fields(view));
+    if let Some(layout) = &layout {
+        online_store.set_retention(ViewId(state.id), &layout.retention(view))?;
+    }
     let sync = Sync { definitions: &registry.definitions, view, state, stored, layout, online_store, engine };
     let position = sync.position(&table)?;
     if position == Some(table.version()) {

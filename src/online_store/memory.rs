@@ -116,6 +116,11 @@ impl OnlineStore for MemoryOnlineStore {
         Ok(())
     }
 
+    /// It keeps everything.
+    fn set_retention(&self, _: ViewId, _: &[Option<i64>]) -> Result<(), OnlineStoreError> {
+        Ok(())
+    }
+
     fn scan(
         &self,
         view: ViewId,

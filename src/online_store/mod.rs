@@ -27,7 +27,7 @@ pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
 pub use error::{DecodeError, EncodeError, OnlineStoreError};
 pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek_key, split_version_key, version_key};
 pub use memory::MemoryOnlineStore;
-pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, kept_for, segments, tile_start};
+pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, segments, tile_start};
 pub use value::{RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
 
 use crate::definition::Field;
@@ -125,13 +125,18 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// Says which offline table positions of the view are versions of. Durable when this returns.
     fn set_origin(&self, view: ViewId, table_id: &str) -> Result<(), OnlineStoreError>;
 
+    /// Says that the view is an aggregation view, and how long entries of each of its levels are read: those whose
+    /// instant is earlier than this before the asked time (in microseconds; None: none is) may be forgotten once that
+    /// holds for all of history. Durable when this returns; comes before the view's first value.
+    fn set_retention(&self, view: ViewId, levels: &[Option<i64>]) -> Result<(), OnlineStoreError>;
+
     /// Every version of the view, in key order: keys ascend, and of one key the newest comes first.
     fn scan(
         &self,
         view: ViewId,
     ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError>;
 
-    /// Deletes the view's values, schemas, position and origin, and nothing else. Cheap for huge views.
+    /// Deletes the view's values, schemas, position, origin and retention, and nothing else. Cheap for huge views.
     ///
     /// Must not run together with a bulk write of the same view.
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError>;

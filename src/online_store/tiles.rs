@@ -12,13 +12,12 @@
 //! between them. Every part is exact, and `tile` adds them up to the same bits however they are cut.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{DecodeError, OnlineStoreError};
 use super::value::SchemaVersion;
-use crate::definition::{Aggregation, FeatureView, Field, ValueType, Window};
+use crate::definition::{Aggregation, FeatureView, Field, ValueType, ViewInput, Window};
 use crate::tile::{Aggregate, Partial, PartialKind, TileError};
 use crate::time::duration_micros;
 
@@ -113,6 +112,29 @@ impl TileLayout {
 
     pub fn empty_tile(&self) -> Vec<Partial> {
         self.parts.iter().map(|part| part.kind.empty()).collect()
+    }
+
+    /// How long before the asked time an entry of each level may still be read, in microseconds; None: for ever.
+    pub fn retention(&self, view: &FeatureView) -> Vec<Option<i64>> {
+        let windows = || view.aggregations().iter().flat_map(|aggregation| &aggregation.windows);
+        let lengths = windows().filter_map(|window| match window {
+            Window::Sliding(duration) => Some(duration_micros(*duration)),
+            Window::Lifetime => None,
+        });
+        let step = match view.input {
+            ViewInput::Aggregations { resolution, .. } => resolution.map_or(0, duration_micros),
+            ViewInput::Sql { .. } | ViewInput::Rows { .. } => 0,
+        };
+        let longest = lengths.max().unwrap_or(0).saturating_add(step);
+        let has_lifetime = windows().any(|window| *window == Window::Lifetime);
+        (0..=self.widths.len())
+            .map(|level| match (has_lifetime, self.widths.get(level)) {
+                (false, _) => Some(longest),
+                // What is older is read from the next level, but for what the asked time's own tile there covers.
+                (true, Some(wider)) => Some(longest.saturating_add(*wider)),
+                (true, None) => None,
+            })
+            .collect()
     }
 
     /// Appends the stored value of a tile.
@@ -260,29 +282,6 @@ fn cover(now: i64, edge: Option<i64>, widths: &[i64], mut add: impl FnMut(usize,
     if from.unwrap_or(i64::MIN) < until {
         add(0, from.unwrap_or(i64::MIN)..until);
     }
-}
-
-/// How long before the asked time an entry of a level may still be read, in microseconds, given the longest window;
-/// None: for ever.
-pub fn kept_for(layout: &TileLayout, windows: &[Window], resolution: Option<Duration>) -> Vec<Option<i64>> {
-    let longest = windows.iter().filter_map(|window| match window {
-        Window::Sliding(duration) => Some(duration_micros(*duration)),
-        Window::Lifetime => None,
-    });
-    let longest = longest.max().unwrap_or(0).saturating_add(resolution.map_or(0, duration_micros));
-    let has_lifetime = windows.contains(&Window::Lifetime);
-    (0..=layout.widths.len())
-        .map(|level| {
-            let width = if level == 0 { 0 } else { layout.widths[level - 1] };
-            // What a wider tile stands for is read from that one, but for the one that the edge lies in.
-            let wider = layout.widths.get(level).copied();
-            match (has_lifetime, wider) {
-                (true, None) => None,
-                (true, Some(wider)) => Some(longest.saturating_add(wider.saturating_mul(2))),
-                (false, _) => Some(longest.saturating_add(width)),
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ impl PartialKind {
             PartialKind::Ends { best, n, of } => {
                 Partial::Ends(*of, take_ranking(bytes, *best, *n, |bytes| take_timed(bytes, *of))?)
             }
-            PartialKind::Values { of } => Partial::Values(*of, take_map(bytes, *of, |bytes| take_positive(bytes))?),
+            PartialKind::Values { of } => Partial::Values(*of, take_map(bytes, *of, take_positive)?),
             PartialKind::Registers => Partial::Registers(HyperLogLog::decode(bytes)?),
             PartialKind::Sketch => Partial::Sketch(Sketch::decode(bytes)?),
             PartialKind::ByBucket { by, inner } => {

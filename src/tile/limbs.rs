@@ -6,18 +6,17 @@
 //!  2^(32 base)  2^(32 + …)   2^(64 + …)        and the carries not yet handed on
 //! ```
 //!
-//! An addition touches the few limbs its bits fall into; carries are handed on once in 2^30 additions. Which limbs
+//! An addition touches the few limbs its bits fall into; carries are handed on once in 2^26 additions. Which limbs
 //! there are depends on what was added; the value, its bytes and equality do not.
 
 use super::codec::{Flaw, put_signed, put_varint, take, take_signed, take_varint};
 use super::rounding::{EXPONENT_LOWEST, divide_rounded, round_far, round_scaled};
 use num_bigint::{BigInt, Sign};
 
-/// No limb is more than this many digits large, so none overflows.
-const PENDING_MAX: u32 = 1 << 30;
-/// Sums of so few limbs and additions fit an `i128`.
+/// No limb is more than this many digits large: 58 bits.
+const PENDING_MAX: u32 = 1 << 26;
+/// So few limbs fit an `i128`.
 const SMALL_LIMBS: usize = 3;
-const SMALL_PENDING: u32 = 1 << 26;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Limbs {
@@ -124,7 +123,7 @@ impl Limbs {
     #[inline]
     fn small(&self) -> Option<(i128, i32)> {
         let (limbs, base) = self.trimmed();
-        if limbs.len() > SMALL_LIMBS || self.pending > SMALL_PENDING {
+        if limbs.len() > SMALL_LIMBS {
             return None;
         }
         Some((limbs.iter().rev().fold(0, |high, limb| (high << 32) + i128::from(*limb)), 32 * base))

@@ -9,7 +9,7 @@ use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use rayon::prelude::*;
 
-use super::events::Events;
+use super::events::{Events, Run};
 use super::ranges::{GroupColumn, answer_ranges};
 use super::sliding::{Function, Moments, slide};
 use super::{AggregatedViewSpec, WindowFeature};
@@ -31,10 +31,14 @@ const CHUNK_ROWS: usize = 256 << 10;
 
 /// For each feature of the view its answers, slot by slot, in pieces; and how many sums were out of range.
 pub(super) fn answer_groups(groups: &Groups, events: Events) -> Result<(Vec<Vec<ArrayRef>>, usize)> {
-    let (order, starts) = events.by_group(groups.first_slot, groups.end_slot);
-    let chunks: Vec<Chunk<'_>> = groups.chunks(&starts);
+    let (runs, starts) = events.by_group(groups.first_slot, groups.end_slot);
+    let runs_of = |group: &Range<usize>| {
+        let slot = group.start - groups.first_slot as usize;
+        &runs[starts[slot] as usize..starts[slot + 1] as usize]
+    };
+    let chunks: Vec<Chunk<'_>> = groups.chunks(&runs_of);
     let answered: Vec<(Vec<ArrayRef>, usize)> =
-        chunks.par_iter().map(|chunk| chunk.answer(groups, &events, &order, &starts)).collect::<Result<_>>()?;
+        chunks.par_iter().map(|chunk| chunk.answer(groups, &events)).collect::<Result<_>>()?;
     let mut features: Vec<Vec<ArrayRef>> = vec![Vec::new(); groups.view.features.len()];
     let mut out_of_range = 0;
     for (columns, count) in answered {
@@ -46,14 +50,14 @@ pub(super) fn answer_groups(groups: &Groups, events: Events) -> Result<(Vec<Vec<
     Ok((features, out_of_range))
 }
 
-/// Some groups, which follow each other: for each its slots.
+/// Some groups, which follow each other: of each its slots, and its events.
 struct Chunk<'a> {
-    groups: Vec<Range<usize>>,
+    groups: Vec<(Range<usize>, &'a [Run])>,
     features: &'a [WindowFeature],
 }
 
 impl Groups {
-    fn chunks(&self, starts: &[u32]) -> Vec<Chunk<'_>> {
+    fn chunks<'a>(&'a self, runs_of: &impl Fn(&Range<usize>) -> &'a [Run]) -> Vec<Chunk<'a>> {
         let mut chunks = Vec::new();
         let mut groups = Vec::new();
         let mut rows = 0;
@@ -62,8 +66,9 @@ impl Groups {
             if group.is_empty() {
                 continue;
             }
-            rows += group.len() + (starts[group.start - first + 1] - starts[group.start - first]) as usize;
-            groups.push(group);
+            let runs = runs_of(&group);
+            rows += group.len() + runs.iter().map(|run| run.len as usize).sum::<usize>();
+            groups.push((group, runs));
             if rows >= CHUNK_ROWS {
                 chunks.push(Chunk { groups: std::mem::take(&mut groups), features: &self.view.features });
                 rows = 0;
@@ -77,24 +82,14 @@ impl Groups {
 }
 
 impl Chunk<'_> {
-    fn answer(
-        &self,
-        groups: &Groups,
-        events: &Events,
-        order: &[u32],
-        starts: &[u32],
-    ) -> Result<(Vec<ArrayRef>, usize)> {
-        let first = groups.first_slot as usize;
-        let events_of =
-            |group: &Range<usize>| starts[group.start - first] as usize..starts[group.start - first + 1] as usize;
-        let (Some(head), Some(last)) = (self.groups.first(), self.groups.last()) else {
-            return Ok((Vec::new(), 0));
-        };
-        let all = events_of(head).start..events_of(last).end;
-        let mut order = order[all.clone()].to_vec();
-        for group in &self.groups {
-            let range = events_of(group);
-            sort_by_time(events, &mut order[range.start - all.start..range.end - all.start]);
+    fn answer(&self, groups: &Groups, events: &Events) -> Result<(Vec<ArrayRef>, usize)> {
+        let mut order: Vec<u32> = Vec::new();
+        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(self.groups.len());
+        for (_, runs) in &self.groups {
+            let start = order.len();
+            runs.iter().for_each(|run| order.extend(run.start..run.start + run.len));
+            sort_by_time(events, &mut order[start..]);
+            ranges.push(start..order.len());
         }
         let times: Vec<i64> = order.iter().map(|event| events.times[*event as usize]).collect();
         let created: Vec<i64> = match events.created.is_empty() {
@@ -105,22 +100,20 @@ impl Chunk<'_> {
         let answers = self.features.iter().map(|feature| FeatureAnswers::new(feature, groups));
         let mut answers = answers.collect::<Result<Vec<_>, TileError>>().map_err(external)?;
         let windows = distinct_windows(self.features);
-        let mut ranges: Vec<Vec<Range<u32>>> = vec![Vec::new(); windows.len()];
-        for group in &self.groups {
-            let asked = &groups.index.slot_times()[group.clone()];
-            let range = events_of(group);
-            let range = range.start - all.start..range.end - all.start;
+        let mut seen: Vec<Vec<Range<u32>>> = vec![Vec::new(); windows.len()];
+        for ((slots, _), range) in self.groups.iter().zip(ranges) {
+            let asked = &groups.index.slot_times()[slots.clone()];
             let times = &times[range.clone()];
-            for (window, ranges) in windows.iter().zip(&mut ranges) {
-                window_ranges(asked, times, *window, groups.view.resolution.map(duration_micros), ranges);
+            for (window, seen) in windows.iter().zip(&mut seen) {
+                window_ranges(asked, times, *window, groups.view.resolution.map(duration_micros), seen);
             }
             let created = if created.is_empty() { &[] } else { &created[range.clone()] };
-            let moments =
-                Moments { asked, times, created, as_known: groups.view.as_known && groups.view.has_created_timestamp };
+            let as_known = groups.view.as_known && groups.view.has_created_timestamp;
+            let moments = Moments { asked, times, created, as_known };
             let mut inputs: Vec<Option<GroupColumn<'_>>> = columns.iter().map(|_| None).collect();
             for answer in &mut answers {
                 let window = windows.iter().position(|window| *window == answer.feature.window).unwrap_or_default();
-                answer.group(&moments, &ranges[window], &columns, range.clone(), &mut inputs);
+                answer.group(&moments, &seen[window], &columns, range.clone(), &mut inputs);
             }
         }
         let out_of_range = answers.iter().map(|answer| answer.out_of_range).sum();

@@ -1,20 +1,26 @@
 //! The events that some window of the spine can see, brought together by the spine's groups.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{concat, take};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::{concat, partition, take, take_arrays};
 use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
 use super::AggregatedViewSpec;
-use crate::point_in_time_join::SpineIndex;
+use crate::point_in_time_join::{SlotRange, SpineIndex};
 
 /// A created timestamp that is missing: lower than any other.
 pub(super) const NEVER_CREATED: i64 = i64::MIN;
+
+/// Where equal keys follow each other this often, they are looked up once for all.
+const ROWS_A_RUN_MIN: usize = 4;
+/// What a value takes at most, about, where it is a part of a longer buffer.
+const VALUE_BYTES_MAX: usize = 64;
 
 /// Which events to keep, of one view and some groups of the spine.
 #[derive(Debug)]
@@ -32,11 +38,21 @@ pub(super) struct Wanted {
     pub bytes_max: usize,
 }
 
+/// Events of one group that follow each other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// The first slot of the group.
+    pub slot: u32,
+    /// Position of the first event.
+    pub start: u32,
+    pub len: u32,
+}
+
 /// Events in no order; columns have one value an event.
 #[derive(Debug, Default)]
 pub(super) struct Events {
-    /// The first slot of each event's group.
-    pub slots: Vec<u32>,
+    /// They cover all events, in their order.
+    pub runs: Vec<Run>,
     /// Microseconds.
     pub times: Vec<i64>,
     /// Microseconds; empty where the view has no created timestamps.
@@ -72,48 +88,91 @@ impl Wanted {
         self.end_slot.load(Ordering::Relaxed)
     }
 
-    fn keep(
-        &self,
-        batch: &RecordBatch,
-        ranges: &mut Vec<crate::point_in_time_join::SlotRange>,
-        kept: &mut Kept,
-    ) -> Result<()> {
+    fn keep(&self, batch: &RecordBatch, ranges: &mut Vec<SlotRange>, kept: &mut Kept) -> Result<()> {
         let keys = self.view.spine_keys.len();
-        self.index.find(&batch.columns()[..keys], batch.num_rows(), ranges)?;
         let times = batch.column(keys).as_primitive::<TimestampMicrosecondType>();
-        let created = batch.column(keys + 1).as_primitive::<TimestampMicrosecondType>();
         let end_slot = self.end_slot.load(Ordering::Relaxed);
-        let asked = self.index.slot_times();
-        let needs_created = self.view.has_created_timestamp;
-        let mut rows: Vec<u32> = Vec::with_capacity(batch.num_rows());
-        for (row, range) in ranges.iter().enumerate() {
-            if range.is_empty() || range.start < self.first_slot || range.start >= end_slot || times.is_null(row) {
-                continue;
+        let mut rows: Vec<Range<usize>> = Vec::new();
+        let mut keep = |range: SlotRange, events: Range<usize>| {
+            if range.is_empty() || range.start < self.first_slot || range.start >= end_slot {
+                return;
             }
-            let time = times.value(row);
-            let (first, last) = (asked[range.start as usize], asked[range.end as usize - 1]);
-            if time >= last || self.reach.is_some_and(|reach| time < first.saturating_sub(reach)) {
-                continue;
+            let events = self.visible(range, times, events);
+            for events in events {
+                kept.events.add_run(range.start, events.len());
+                kept.events.times.extend_from_slice(&times.values()[events.clone()]);
+                match rows.last_mut().filter(|last| last.end == events.start) {
+                    Some(last) => last.end = events.end,
+                    None => rows.push(events),
+                }
             }
-            if needs_created {
-                kept.events.created.push(if created.is_null(row) { NEVER_CREATED } else { created.value(row) });
-            }
-            kept.events.slots.push(range.start);
-            kept.events.times.push(time);
-            rows.push(row as u32);
+        };
+        // Tables have the events of a key together; elsewhere a key is looked up for each of them.
+        let same_keys =
+            if keys == 0 { vec![0..batch.num_rows()] } else { partition(&batch.columns()[..keys])?.ranges() };
+        if same_keys.len() * ROWS_A_RUN_MIN <= batch.num_rows() {
+            let firsts = UInt32Array::from_iter_values(same_keys.iter().map(|range| range.start as u32));
+            let firsts = take_arrays(&batch.columns()[..keys], &firsts, None)?;
+            self.index.find(&firsts, same_keys.len(), ranges)?;
+            same_keys.into_iter().zip(ranges.iter()).for_each(|(events, range)| keep(*range, events));
+        } else {
+            self.index.find(&batch.columns()[..keys], batch.num_rows(), ranges)?;
+            ranges.iter().enumerate().for_each(|(row, range)| keep(*range, row..row + 1));
         }
-        let is_whole = rows.len() == batch.num_rows();
-        let rows = UInt32Array::from(rows);
-        let mut bytes = rows.len() * (size_of::<u32>() + size_of::<i64>() * (1 + usize::from(needs_created)));
+        self.keep_columns(batch, &rows, kept)
+    }
+
+    /// Those of some events of a group that one of its windows can see.
+    fn visible(
+        &self,
+        group: SlotRange,
+        times: &TimestampMicrosecondArray,
+        events: Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> {
+        let asked = &self.index.slot_times()[group.start as usize..group.end as usize];
+        let (first, last) = (asked.first().copied().unwrap_or_default(), asked.last().copied().unwrap_or_default());
+        let earliest = self.reach.map(|reach| first.saturating_sub(reach));
+        let is_visible = move |time: i64| time < last && earliest.is_none_or(|earliest| time >= earliest);
+        let values = &times.values()[events.clone()];
+        let (mut one, mut several) = (None, Vec::new());
+        if times.null_count() == 0 && values.is_sorted() {
+            let start = earliest.map_or(0, |earliest| values.partition_point(|time| *time < earliest));
+            let end = values.partition_point(|time| *time < last);
+            one = (start < end).then(|| events.start + start..events.start + end);
+        } else {
+            let visible = events.filter(|row| times.is_valid(*row) && is_visible(times.value(*row)));
+            several.extend(visible.map(|row| row..row + 1));
+        }
+        one.into_iter().chain(several)
+    }
+
+    /// The created timestamps and event columns of some rows.
+    fn keep_columns(&self, batch: &RecordBatch, rows: &[Range<usize>], kept: &mut Kept) -> Result<()> {
+        let keys = self.view.spine_keys.len();
+        let count: usize = rows.iter().map(ExactSizeIterator::len).sum();
+        if count == 0 {
+            return Ok(());
+        }
+        if self.view.has_created_timestamp {
+            let created = batch.column(keys + 1).as_primitive::<TimestampMicrosecondType>();
+            let instant = |row| if created.is_null(row) { NEVER_CREATED } else { created.value(row) };
+            kept.events.created.extend(rows.iter().cloned().flatten().map(instant));
+        }
+        let mut bytes = count * size_of::<i64>() * (1 + usize::from(self.view.has_created_timestamp));
+        let indices = match rows {
+            [_] => None,
+            several => Some(UInt32Array::from_iter_values(several.iter().cloned().flatten().map(|row| row as u32))),
+        };
         let mut columns = Vec::new();
         for column in &batch.columns()[keys + 2..] {
-            let column = if is_whole { Arc::clone(column) } else { take(column, &rows, None)? };
-            bytes += column.get_buffer_memory_size();
+            let column = match &indices {
+                Some(indices) => take(column, indices, None)?,
+                None => column.slice(rows[0].start, count),
+            };
+            bytes += column.get_buffer_memory_size().min(count * VALUE_BYTES_MAX);
             columns.push(column);
         }
-        if !rows.is_empty() {
-            kept.pieces.push(columns);
-        }
+        kept.pieces.push(columns);
         kept.bytes += bytes;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
@@ -142,23 +201,21 @@ impl Wanted {
 impl Kept {
     /// Keeps the events of groups before `end_slot`.
     fn retain(&mut self, end_slot: u32) -> Result<()> {
-        let rows: Vec<u32> = self
-            .events
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(_, slot)| **slot < end_slot)
-            .map(|(row, _)| row as u32)
-            .collect();
-        let share = rows.len() as f64 / self.events.slots.len().max(1) as f64;
-        let pick = |values: &[i64]| rows.iter().map(|row| values[*row as usize]).collect::<Vec<_>>();
-        let indices = UInt32Array::from(rows.clone());
+        let before = std::mem::take(&mut self.events);
+        let events_before = before.times.len();
         let columns = self.concatenated()?;
+        let mut rows: Vec<u32> = Vec::new();
+        for run in before.runs.iter().filter(|run| run.slot < end_slot) {
+            let range = run.start as usize..(run.start + run.len) as usize;
+            self.events.add_run(run.slot, range.len());
+            self.events.times.extend_from_slice(&before.times[range.clone()]);
+            self.events.created.extend_from_slice(before.created.get(range.clone()).unwrap_or_default());
+            rows.extend(run.start..run.start + run.len);
+        }
+        let share = rows.len() as f64 / events_before.max(1) as f64;
+        let indices = UInt32Array::from(rows);
         let columns = columns.iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>()?;
-        self.events.created = if self.events.created.is_empty() { Vec::new() } else { pick(&self.events.created) };
-        self.events.times = pick(&self.events.times);
-        self.events.slots = rows.iter().map(|row| self.events.slots[*row as usize]).collect();
-        self.pieces = if rows.is_empty() { Vec::new() } else { vec![columns] };
+        self.pieces = if indices.is_empty() { Vec::new() } else { vec![columns] };
         self.bytes = (self.bytes as f64 * share) as usize;
         self.end_slot = end_slot;
         Ok(())
@@ -191,20 +248,36 @@ fn concat_pieces(mut pieces: Vec<Vec<ArrayRef>>) -> Result<Vec<ArrayRef>> {
 }
 
 impl Events {
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Notes that the next `len` events are of a group.
+    fn add_run(&mut self, slot: u32, len: usize) {
+        let start = self.runs.last().map_or(0, |last| last.start + last.len);
+        match self.runs.last_mut().filter(|last| last.slot == slot) {
+            Some(last) => last.len += len as u32,
+            None => self.runs.push(Run { slot, start, len: len as u32 }),
+        }
+    }
+
     /// The events of several streams.
+    ///
     /// Those of groups from `end_slot` on are left out: a stream may have ended before the others found that too much.
     pub fn concat(streams: Vec<Events>, end_slot: u32) -> Result<Events> {
         let mut all = Events::default();
         let mut pieces = Vec::new();
         for events in streams {
             let events = events.before(end_slot)?;
-            if events.slots.is_empty() {
+            if events.runs.is_empty() {
                 continue;
             }
-            if all.slots.is_empty() {
-                (all.slots, all.times, all.created) = (events.slots, events.times, events.created);
+            for run in &events.runs {
+                all.add_run(run.slot, run.len as usize);
+            }
+            if all.times.is_empty() {
+                (all.times, all.created) = (events.times, events.created);
             } else {
-                all.slots.extend(events.slots);
                 all.times.extend(events.times);
                 all.created.extend(events.created);
             }
@@ -215,7 +288,7 @@ impl Events {
     }
 
     fn before(self, end_slot: u32) -> Result<Events> {
-        if self.slots.iter().all(|slot| *slot < end_slot) {
+        if self.runs.iter().all(|run| run.slot < end_slot) {
             return Ok(self);
         }
         let columns = self.columns.clone();
@@ -224,26 +297,24 @@ impl Events {
         kept.columns()
     }
 
-    /// Positions of the events, group by group in the order of the spine's slots, and for each slot from `first_slot`
-    /// on where the events of the group that begins there start; one more at the end.
-    ///
-    /// Within a group the events are in the order they came.
-    pub fn by_group(&self, first_slot: u32, end_slot: u32) -> (Vec<u32>, Vec<u32>) {
+    /// The runs, group by group in the order of the spine's slots, and for each slot from `first_slot` on where the
+    /// runs of the group that begins there start; one more at the end.
+    pub fn by_group(&self, first_slot: u32, end_slot: u32) -> (Vec<Run>, Vec<u32>) {
         let slots = (end_slot - first_slot) as usize;
         let mut starts = vec![0_u32; slots + 1];
-        for slot in &self.slots {
-            starts[(slot - first_slot) as usize + 1] += 1;
+        for run in &self.runs {
+            starts[(run.slot - first_slot) as usize + 1] += 1;
         }
         for slot in 0..slots {
             starts[slot + 1] += starts[slot];
         }
         let mut next = starts.clone();
-        let mut order = vec![0_u32; self.slots.len()];
-        for (event, slot) in self.slots.iter().enumerate() {
-            let place = &mut next[(slot - first_slot) as usize];
-            order[*place as usize] = event as u32;
+        let mut runs = vec![Run { slot: 0, start: 0, len: 0 }; self.runs.len()];
+        for run in &self.runs {
+            let place = &mut next[(run.slot - first_slot) as usize];
+            runs[*place as usize] = *run;
             *place += 1;
         }
-        (order, starts)
+        (runs, starts)
     }
 }

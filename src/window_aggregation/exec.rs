@@ -226,7 +226,7 @@ impl Aggregating {
             let events = self.read(position, &wanted).await?;
             let end_slot = wanted.complete_until();
             self.counters.passes.add(1);
-            self.counters.events.add(events.slots.len());
+            self.counters.events.add(events.len());
             let groups = Groups { index: Arc::clone(index), view: Arc::clone(view), first_slot, end_slot };
             let timer = self.counters.compute.clone();
             let answers = tokio::task::spawn_blocking(move || {

@@ -23,6 +23,8 @@ mod node;
 mod planner;
 mod ranges;
 mod sliding;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use answer::lower_edge;
 pub use exec::WindowAggregationExec;

@@ -33,7 +33,7 @@ impl Decode for String {
 impl Decode for u32 {
     fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
         let number = node.scalar().and_then(|text| text.trim().parse().ok());
-        number.or_else(|| expected("a whole number", "write a number such as 5", node, reporter))
+        number.or_else(|| expected("a positive whole number", "write a number such as 5", node, reporter))
     }
 }
 

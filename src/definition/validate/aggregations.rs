@@ -155,7 +155,7 @@ fn check_input(raw: &RawAggregation, reporter: &mut Reporter<'_>) -> bool {
         (None, Some(input)) if !is_valid_name(input.value.trim()) => {
             let message = format!("`{}` gives no name for the features", input.value.trim());
             let help = "add `name: …`: the features are then called `{name}_{window}`; \
-                without it `input` is the plain name of a column";
+                without it `input` is the plain name of a column, without `__`";
             reporter.error_with_help(input.span, message, help);
             false
         }
@@ -273,7 +273,7 @@ fn feature_type(
         .map(|input| declared_type(input, declared).unwrap_or_else(|| provisional_input_type(aggregation.function)));
     let by = aggregation.by.as_deref().map(|by| declared_type(by, declared).unwrap_or(ValueType::String));
     let report = |at: Option<&Text>, problem: String, reporter: &mut Reporter<'_>| {
-        let help = "the source's `schema` gives its type; write an expression of another type";
+        let help = "the source's `schema` gives its type; an expression of another type comes with a `name`";
         reporter.error_with_help(at.map_or(raw.function.span, |at| at.span), problem, help);
         ValueType::Float64
     };

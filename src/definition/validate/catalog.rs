@@ -173,8 +173,8 @@ fn report_with_known<'n>(
 pub fn check_name(noun: &str, name: &Text, reporter: &mut Reporter<'_>) -> bool {
     let valid = is_valid_name(&name.value);
     if !valid {
-        let message = format!("`{}` cannot be the name of a {noun}", name.value);
-        let message = message.replace("of a entity", "of an entity").replace("of a on-", "of an on-");
+        let article = if noun.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
+        let message = format!("`{}` cannot be the name of {article} {noun}", name.value);
         reporter.error_with_help(name.span, message, NAME_HELP);
     }
     valid

@@ -1,29 +1,59 @@
-//! Forgetting: a compaction filter that drops superseded versions.
+//! Forgetting: a compaction filter that drops superseded versions of rows, and events and tiles that no window sees.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 
-use crate::online_store::key::split_version_key;
+use crate::online_store::key::{ViewId, split_version_key, view_of};
 use crate::time::{Clock, EventTimestamp};
 
 const NAME: &CStr = c"asof.history";
+
+/// How long the entries of each level of the aggregation views are read, in microseconds; None: for ever.
+type Levels = HashMap<ViewId, Vec<Option<i64>>>;
+
+/// The retention of all aggregation views, shared with compactions; None: not read yet, so that nothing may be dropped.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Retentions(Arc<RwLock<Option<Arc<Levels>>>>);
+
+impl Retentions {
+    pub(super) fn load(&self, levels: Levels) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(levels));
+    }
+
+    /// Sets or, with None, removes the retention of one view.
+    pub(super) fn set(&self, view: ViewId, levels: Option<Vec<Option<i64>>>) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = known.as_deref().cloned().unwrap_or_default();
+        match levels {
+            Some(levels) => changed.insert(view, levels),
+            None => changed.remove(&view),
+        };
+        *known = Some(Arc::new(changed));
+    }
+
+    fn known(&self) -> Option<Arc<Levels>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 /// Makes a filter for each compaction.
 pub(super) struct HistoryFilterFactory {
     pub(super) history: Duration,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) retentions: Retentions,
 }
 
 impl CompactionFilterFactory for HistoryFilterFactory {
     type Filter = HistoryFilter;
 
     fn create(&mut self, _context: CompactionFilterContext) -> HistoryFilter {
-        HistoryFilter::new(self.clock.now().saturating_sub(self.history))
+        HistoryFilter::new(self.clock.now().saturating_sub(self.history), self.retentions.known())
     }
 
     fn name(&self) -> &CStr {
@@ -36,15 +66,33 @@ impl CompactionFilterFactory for HistoryFilterFactory {
 ///
 /// RocksDB shows the keys of a compaction in order, so the newest version of a key comes first. A compaction that
 /// misses the newer version keeps the older one, and a later compaction drops it.
+///
+/// Of aggregation views it drops an event or tile once no window that ends at or after the horizon can see it.
 pub(super) struct HistoryFilter {
     horizon: EventTimestamp,
     /// The version key that supersedes all that follow with the same prefix; empty if there is none.
     superseding: Vec<u8>,
+    retentions: Option<Arc<Levels>>,
 }
 
 impl HistoryFilter {
-    fn new(horizon: EventTimestamp) -> Self {
-        HistoryFilter { horizon, superseding: Vec::new() }
+    fn new(horizon: EventTimestamp, retentions: Option<Arc<Levels>>) -> Self {
+        HistoryFilter { horizon, superseding: Vec::new(), retentions }
+    }
+
+    fn is_forgotten(&mut self, key: &[u8]) -> bool {
+        let Some(retentions) = &self.retentions else { return false };
+        match view_of(key).and_then(|view| retentions.get(&view)) {
+            Some(levels) => self.is_out_of_sight(levels, key),
+            None => self.is_superseded(key),
+        }
+    }
+
+    /// Of an aggregation view: the last byte before the timestamps is the level.
+    fn is_out_of_sight(&self, levels: &[Option<i64>], key: &[u8]) -> bool {
+        let Some((prefix, instant, _)) = split_version_key(key) else { return false };
+        let kept = prefix.last().and_then(|level| levels.get(usize::from(*level)).copied()).flatten();
+        kept.is_some_and(|kept| instant.micros() < self.horizon.micros().saturating_sub(kept))
     }
 
     fn is_superseded(&mut self, key: &[u8]) -> bool {
@@ -63,7 +111,7 @@ impl HistoryFilter {
 
 impl CompactionFilter for HistoryFilter {
     fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> CompactionDecision {
-        if self.is_superseded(key) { CompactionDecision::Remove } else { CompactionDecision::Keep }
+        if self.is_forgotten(key) { CompactionDecision::Remove } else { CompactionDecision::Keep }
     }
 
     fn name(&self) -> &CStr {
@@ -78,7 +126,7 @@ mod tests {
 
     /// Which versions, written `key event created`, a filter with the horizon at 10 keeps.
     fn check(versions: &[(&str, i64, i64)], kept: &[bool]) {
-        let mut filter = HistoryFilter::new(EventTimestamp::from_micros(10));
+        let mut filter = HistoryFilter::new(EventTimestamp::from_micros(10), Some(Arc::default()));
         let keeps = versions.iter().map(|(key, event, created)| {
             let mut bytes = Vec::new();
             let created = EventTimestamp::from_micros(*created);

@@ -5,6 +5,7 @@
 //! 0x01 | view (u32 BE)                                   position (u64 BE)
 //! 0x02 | view (u32 BE) | schema version (u32 BE)         JSON: [{"name": …, "type": …}, …]
 //! 0x03 | view (u32 BE)                                   origin: id of the offline table (UTF-8)
+//! 0x04 | view (u32 BE)                                   retention of an aggregation view: JSON: [microseconds or null, …]
 //! ```
 
 use crate::definition::Field;
@@ -21,6 +22,7 @@ const TAG_FORMAT_VERSION: u8 = 0x00;
 const TAG_POSITION: u8 = 0x01;
 const TAG_SCHEMA: u8 = 0x02;
 const TAG_ORIGIN: u8 = 0x03;
+const TAG_RETENTION: u8 = 0x04;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MetaKey {
@@ -28,6 +30,7 @@ pub(super) enum MetaKey {
     Position(ViewId),
     Schema(ViewId, SchemaVersion),
     Origin(ViewId),
+    Retention(ViewId),
 }
 
 impl MetaKey {
@@ -39,6 +42,7 @@ impl MetaKey {
                 [&[TAG_SCHEMA][..], &view.0.to_be_bytes(), &version.0.to_be_bytes()].concat()
             }
             MetaKey::Origin(view) => [&[TAG_ORIGIN][..], &view.0.to_be_bytes()].concat(),
+            MetaKey::Retention(view) => [&[TAG_RETENTION][..], &view.0.to_be_bytes()].concat(),
         }
     }
 
@@ -50,6 +54,7 @@ impl MetaKey {
             (TAG_POSITION, 4) => Some(MetaKey::Position(ViewId(number(rest)?))),
             (TAG_SCHEMA, 8) => Some(MetaKey::Schema(ViewId(number(&rest[..4])?), SchemaVersion(number(&rest[4..])?))),
             (TAG_ORIGIN, 4) => Some(MetaKey::Origin(ViewId(number(rest)?))),
+            (TAG_RETENTION, 4) => Some(MetaKey::Retention(ViewId(number(rest)?))),
             _ => None,
         }
     }
@@ -57,7 +62,9 @@ impl MetaKey {
     pub(super) fn view(self) -> Option<ViewId> {
         match self {
             MetaKey::FormatVersion => None,
-            MetaKey::Position(view) | MetaKey::Schema(view, _) | MetaKey::Origin(view) => Some(view),
+            MetaKey::Position(view) | MetaKey::Schema(view, _) | MetaKey::Origin(view) | MetaKey::Retention(view) => {
+                Some(view)
+            }
         }
     }
 
@@ -75,6 +82,14 @@ pub(super) fn decode_schema(value: &[u8]) -> Option<Vec<Field>> {
     serde_json::from_slice(value).ok()
 }
 
+pub(super) fn encode_retention(levels: &[Option<i64>]) -> Vec<u8> {
+    serde_json::to_vec(levels).expect("numbers and nulls are what JSON can write")
+}
+
+pub(super) fn decode_retention(value: &[u8]) -> Option<Vec<Option<i64>>> {
+    serde_json::from_slice(value).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,11 +100,12 @@ mod tests {
             MetaKey::FormatVersion,
             MetaKey::Position(ViewId(7)),
             MetaKey::Origin(ViewId(8)),
+            MetaKey::Retention(ViewId(9)),
             MetaKey::Schema(ViewId(u32::MAX), SchemaVersion(0x0102_0304)),
         ] {
             assert_eq!(MetaKey::decode(&key.encode()), Some(key));
         }
-        for bytes in [&[][..], &[4], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
+        for bytes in [&[][..], &[5], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
             assert_eq!(MetaKey::decode(bytes), None, "{bytes:?}");
         }
     }

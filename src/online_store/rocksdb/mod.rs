@@ -29,7 +29,8 @@ use rocksdb::{
 pub use options::RocksDbOptions;
 
 use self::bulk::RocksDbBulkWriter;
-use self::meta::{FORMAT_VERSION, META, MetaKey, decode_schema, encode_schema};
+use self::history::Retentions;
+use self::meta::{FORMAT_VERSION, META, MetaKey, decode_retention, decode_schema, encode_retention, encode_schema};
 use super::error::OnlineStoreError;
 use super::key::{EncodedKeys, ViewId, seek_key, split_version_key, view_of, view_range};
 use super::value::SchemaVersion;
@@ -54,6 +55,7 @@ pub struct RocksDbOnlineStore {
     registering: Mutex<()>,
     /// Schemas that were asked for, by view: every read of values does.
     schemas: RwLock<HashMap<ViewId, Arc<Schemas>>>,
+    retentions: Retentions,
 }
 
 impl fmt::Debug for RocksDbOnlineStore {
@@ -70,7 +72,8 @@ impl RocksDbOnlineStore {
     pub fn open(options: &RocksDbOptions, clock: Arc<dyn Clock>) -> Result<Self, OnlineStoreError> {
         let path = options.path.clone();
         create_folder(&path)?;
-        let timeline = options::timeline_options(options, &clock);
+        let retentions = Retentions::default();
+        let timeline = options::timeline_options(options, &clock, &retentions);
         let families = [
             ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, Options::default()),
             ColumnFamilyDescriptor::new(META, Options::default()),
@@ -86,8 +89,10 @@ impl RocksDbOnlineStore {
             bulk_writes: AtomicU64::new(0),
             registering: Mutex::new(()),
             schemas: RwLock::default(),
+            retentions,
         };
         store.check_format_version()?;
+        store.retentions.load(store.read_retentions()?);
         store.clear_ingest_folder()?;
         Ok(store)
     }
@@ -163,6 +168,19 @@ impl RocksDbOnlineStore {
             schemas.insert(version, features);
         }
         Ok(schemas)
+    }
+
+    fn read_retentions(&self) -> Result<HashMap<ViewId, Vec<Option<i64>>>, OnlineStoreError> {
+        let mut retentions = HashMap::new();
+        for entry in self.db.iterator_cf(&self.meta(), IteratorMode::Start) {
+            let (key, value) = entry.map_err(self.failed("read a retention"))?;
+            if let Some(MetaKey::Retention(view)) = MetaKey::decode(&key) {
+                let levels = decode_retention(&value);
+                let levels = levels.ok_or(OnlineStoreError::CorruptEntry { entry: "retention", view })?;
+                retentions.insert(view, levels);
+            }
+        }
+        Ok(retentions)
     }
 
     fn forget_schemas(&self, view: ViewId) {
@@ -275,6 +293,16 @@ impl OnlineStore for RocksDbOnlineStore {
             .map_err(self.failed("record an origin"))
     }
 
+    fn set_retention(&self, view: ViewId, levels: &[Option<i64>]) -> Result<(), OnlineStoreError> {
+        let (key, value) = (MetaKey::Retention(view).encode(), encode_retention(levels));
+        if self.db.get_cf(&self.meta(), &key).map_err(self.failed("read a retention"))?.as_deref() == Some(&value) {
+            return Ok(());
+        }
+        self.db.put_cf_opt(&self.meta(), key, value, &synced()).map_err(self.failed("record a retention"))?;
+        self.retentions.set(view, Some(levels.to_vec()));
+        Ok(())
+    }
+
     fn scan(
         &self,
         view: ViewId,
@@ -296,6 +324,7 @@ impl OnlineStore for RocksDbOnlineStore {
         let mut batch = WriteBatch::default();
         batch.delete_cf(&meta, MetaKey::Position(view).encode());
         batch.delete_cf(&meta, MetaKey::Origin(view).encode());
+        batch.delete_cf(&meta, MetaKey::Retention(view).encode());
         for version in self.read_schemas(view)?.into_keys() {
             batch.delete_cf(&meta, MetaKey::Schema(view, version).encode());
         }
@@ -311,6 +340,7 @@ impl OnlineStore for RocksDbOnlineStore {
         // What is left stands in files shared with neighbours. It has to go before the number is used again: the
         // history filter could take a deleted version, whose deletion it does not see, for one that supersedes.
         self.db.compact_range_cf(&timeline, Some(start), Some(end));
+        self.retentions.set(view, None);
         Ok(())
     }
 

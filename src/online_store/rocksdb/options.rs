@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, LogLevel, Options, SliceTransform};
 
-use super::history::HistoryFilterFactory;
+use super::history::{HistoryFilterFactory, Retentions};
 use crate::online_store::key::VERSION_SUFFIX_LEN;
 use crate::time::Clock;
 
@@ -49,7 +49,7 @@ pub(super) fn database_options() -> Options {
 }
 
 /// Options of the column family of values.
-pub(super) fn timeline_options(settings: &RocksDbOptions, clock: &Arc<dyn Clock>) -> Options {
+pub(super) fn timeline_options(settings: &RocksDbOptions, clock: &Arc<dyn Clock>, retentions: &Retentions) -> Options {
     let mut options = Options::default();
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(settings.block_cache_bytes));
@@ -64,7 +64,11 @@ pub(super) fn timeline_options(settings: &RocksDbOptions, clock: &Arc<dyn Clock>
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     if let Some(history) = settings.history {
-        options.set_compaction_filter_factory(HistoryFilterFactory { history, clock: Arc::clone(clock) });
+        options.set_compaction_filter_factory(HistoryFilterFactory {
+            history,
+            clock: Arc::clone(clock),
+            retentions: retentions.clone(),
+        });
     }
     options
 }

@@ -1,5 +1,6 @@
 //! A small project to change, and a registry in memory to apply it to.
 
+mod aggregations;
 mod breaking;
 mod plans;
 mod versions;

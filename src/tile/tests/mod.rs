@@ -1,0 +1,9 @@
+mod algebra;
+mod answers;
+mod approximate;
+mod bytes;
+mod columns;
+mod fixture;
+mod oracle;
+mod rationals;
+mod sums;
