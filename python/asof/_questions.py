@@ -22,6 +22,8 @@ from ._signature import Definitions, Features, selection, signature
 from ._times import Time, to_micros
 from ._types import arrow_type
 
+# No feature is called so: in names two underscores stand between a view and its feature.
+_ROWS = "__rows"
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 65_536
 
@@ -58,11 +60,12 @@ class OnlineQuestion:
         def columns(types: Mapping[str, str]) -> list[pb.Column]:
             return [encode(name, self._column(name, types[name]), types[name]) for name in types if self._has(name)]
 
+        entities = columns(needed.join_keys)
+        if not needed.join_keys and not needed.request:
+            # Features of no entity: a column that the server only carries along says how many rows ask for them.
+            entities = [encode(_ROWS, pa.nulls(self.rows.num_rows, pa.bool_()), "bool")]
         return pb.GetOnlineFeaturesRequest(
-            features=self.features,
-            entities=columns(needed.join_keys),
-            request=columns(needed.request),
-            **self.options,
+            features=self.features, entities=entities, request=columns(needed.request), **self.options
         )
 
     def _has(self, name: str) -> bool:

@@ -103,6 +103,14 @@ def test_no_rows_are_a_question_too(call: Call, store: FakeStore) -> None:
     assert answer.to_dict() == {"mean": []}
 
 
+def test_features_of_no_entity_come_once_a_row(call: Call, store: FakeStore) -> None:
+    store.definitions.append(("feature_views", {"name": "world", "features": [{"name": "load", "type": "float64"}]}))
+    store.columns = [feature("load", [0.5, 0.5], [pb.PRESENT, pb.PRESENT])]
+    answer = call("get_online_features", features=["world"], entities={"label": [1, 0]})
+    assert [len(column.validity) for column in store.asked[-1].entities] == [1], "a column says how many rows there are"
+    assert answer.to_dict() == {"label": [1, 0], "load": [0.5, 0.5]}
+
+
 def test_definitions_are_listed_once_and_again_when_they_changed(client: asof.Client, store: FakeStore) -> None:
     def ask() -> None:
         client.get_online_features(features=["delay"], entities=[{"carrier": "UA", "airport": 7}])

@@ -5,7 +5,7 @@ use num_bigint::{BigInt, BigUint, Sign};
 use super::codec::Flaw;
 use super::exact_sum::Specials;
 use super::limbs::Limbs;
-use super::rounding::{decompose, divide_rounded, power_of_two, quotient, round_far, with_sign};
+use super::rounding::{decompose, divide_rounded, quotient, round_far, scale_in_two_steps, with_sign};
 use super::value::canonical_float;
 
 /// The exact sums of the first powers of values: all that variance, skew and kurtosis are made of.
@@ -122,8 +122,9 @@ impl Moments {
         if m2_exponent % 2 != 0 {
             (m2, m2_exponent) = (m2 * 2.0, m2_exponent - 1);
         }
-        let exponent = (m3_exponent - m2_exponent / 2 * 3).clamp(-1022, 1023) as i32;
-        let skew = m3 / (m2 * m2.sqrt()) * power_of_two(exponent);
+        // Below it everything is zero; that much above it nothing is, since no skew exceeds the root of `n`.
+        let exponent = (m3_exponent - m2_exponent / 2 * 3).clamp(-2044, 1023) as i32;
+        let skew = scale_in_two_steps(m3 / (m2 * m2.sqrt()), exponent);
         Some(with_sign(third.sign() == Sign::Minus, skew))
     }
 

@@ -74,7 +74,7 @@ pub(super) fn round_magnitude(magnitude: u128, exponent: i32) -> f64 {
 }
 
 /// `value * 2^exponent`; exact if the result and `value * 2^(exponent / 2)` are normal.
-fn scale_in_two_steps(value: f64, exponent: i32) -> f64 {
+pub(super) fn scale_in_two_steps(value: f64, exponent: i32) -> f64 {
     let half = exponent / 2;
     value * power_of_two(half) * power_of_two(exponent - half)
 }

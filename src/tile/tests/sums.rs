@@ -173,6 +173,13 @@ fn values_that_are_not_finite_make_sums_and_moments_that_are_not() {
 }
 
 #[test]
+fn skew_that_is_too_small_for_a_float_is_zero() {
+    // About 100 / 4e600 under zero: what is left when all greater terms cancel.
+    let skew = moments_of(&[2e300, -10.0, 2e300, 4e-308]).skew(4).unwrap();
+    assert_eq!(skew.to_bits(), (-0.0_f64).to_bits());
+}
+
+#[test]
 fn skew_does_not_depend_on_the_size_of_the_values() {
     for scale in [1.0, 2_f64.powi(1000), 2_f64.powi(-1070)] {
         let values = [scale, scale, scale, 3.0 * scale, 6.0 * scale];
