@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, MapArray, RecordBatch};
 use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::writer::{NullableEncoder, make_encoder};
@@ -24,7 +24,7 @@ impl EncoderFactory for JsonForms {
         &self,
         _: &'a FieldRef,
         array: &'a dyn Array,
-        _: &'a EncoderOptions,
+        options: &'a EncoderOptions,
     ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
         let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
             DataType::Binary => base64_of(|row| array.as_binary::<i32>().value(row)),
@@ -34,6 +34,7 @@ impl EncoderFactory for JsonForms {
             DataType::Float16 => number(|row| f32::from(array.as_primitive::<Float16Type>().value(row))),
             DataType::Float32 => number(|row| array.as_primitive::<Float32Type>().value(row)),
             DataType::Float64 => number(|row| array.as_primitive::<Float64Type>().value(row)),
+            DataType::Map(..) => objects(array.as_map(), options)?,
             _ => return Ok(None),
         };
         Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
@@ -66,6 +67,36 @@ fn number<'a, N: Into<f64> + Copy + std::fmt::Debug>(value: impl Fn(usize) -> N 
         };
         out.extend_from_slice(text.as_bytes());
     }))
+}
+
+/// Maps as objects: a key that JSON has no text for is the text of its JSON.
+fn objects<'a>(maps: &'a MapArray, options: &'a EncoderOptions) -> Result<Box<dyn Encoder + 'a>, ArrowError> {
+    let fields = maps.entries().fields();
+    let mut keys = make_encoder(&fields[0], maps.keys().as_ref(), options)?;
+    let mut values = make_encoder(&fields[1], maps.values().as_ref(), options)?;
+    let offsets = maps.value_offsets();
+    Ok(Box::new(EncodeWith(move |row: usize, out: &mut Vec<u8>| {
+        let start = offsets[row] as usize;
+        out.push(b'{');
+        for entry in start..offsets[row + 1] as usize {
+            if entry > start {
+                out.push(b',');
+            }
+            let key = out.len();
+            keys.encode(entry, out);
+            if out.get(key) != Some(&b'"') {
+                out.insert(key, b'"');
+                out.push(b'"');
+            }
+            out.push(b':');
+            if values.is_null(entry) {
+                out.extend_from_slice(b"null");
+            } else {
+                values.encode(entry, out);
+            }
+        }
+        out.push(b'}');
+    })))
 }
 
 /// Adds the line of a CSV header.
@@ -153,7 +184,10 @@ fn write_cell(position: usize, text: Option<&String>, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, BinaryArray, Float32Array, Float64Array, Int64Array, ListArray, StringArray};
+    use arrow::array::{
+        ArrayRef, BinaryArray, Float32Array, Float64Array, Float64Builder, Int64Array, Int64Builder, ListArray,
+        MapBuilder, StringArray,
+    };
 
     use super::*;
 
@@ -197,6 +231,22 @@ mod tests {
             [&serde_json::json!("AP8="), &"-Infinity".into(), &0.1.into(), &serde_json::json!(["NaN", null])]
         );
         assert_eq!([&lines[1]["bytes"], &lines[1]["float32"]], [&serde_json::Value::Null, &"NaN".into()]);
+    }
+
+    #[test]
+    fn maps_are_objects_whatever_their_keys_are() {
+        let mut maps = MapBuilder::new(None, Float64Builder::new(), Int64Builder::new());
+        maps.keys().append_slice(&[f64::NAN, 0.5]);
+        maps.values().append_value(1);
+        maps.values().append_null();
+        maps.append(true).unwrap();
+        maps.append(false).unwrap();
+        maps.append(true).unwrap();
+        let column: ArrayRef = Arc::new(maps.finish());
+        let rows = RecordBatch::try_from_iter_with_nullable([("map", column, true)]).unwrap();
+        let mut text = String::new();
+        write_csv(&rows, &mut text).unwrap();
+        assert_eq!(text, "\"{\"\"NaN\"\":1,\"\"0.5\"\":null}\"\n\n{}\n");
     }
 
     #[test]
