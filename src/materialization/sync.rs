@@ -81,10 +81,8 @@ pub async fn sync_view(
         |problem: TileError| MaterializationError::Schema { view: view.name.clone(), problem: problem.to_string() };
     let layout = layout.map_err(misfit)?;
     let stored = layout.as_ref().map_or_else(|| view.stored_fields(), |layout| layout.stored_fields(view));
-    if let Some(layout) = &layout {
-        online_store.set_retention(ViewId(state.id), &layout.retention(view))?;
-    }
     let sync = Sync { definitions: &registry.definitions, view, state, stored, layout, online_store, engine };
+    sync.set_retention()?;
     let position = sync.position(&table)?;
     if position == Some(table.version()) {
         return Ok(nothing(position));
@@ -136,6 +134,27 @@ impl Sync<'_> {
         }
         self.online_store.set_origin(id, &table_id)?;
         Ok(position.map(|_| UNKNOWN_POSITION))
+    }
+
+    /// Says how long entries of an aggregation view are read.
+    ///
+    /// If that is longer than before, entries that are read now may have been forgotten. So every stored value is
+    /// looked at, also if this run does not live to the end: the position goes first.
+    fn set_retention(&self) -> Result<(), OnlineStoreError> {
+        let Some(layout) = &self.layout else { return Ok(()) };
+        let id = ViewId(self.state.id);
+        let levels = layout.retention(self.view);
+        let known = self.online_store.retention(id)?;
+        let is_longer = |(old, new): (&Option<i64>, &Option<i64>)| match (old, new) {
+            (Some(old), Some(new)) => old < new,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let grows = known.is_some_and(|known| known.len() != levels.len() || known.iter().zip(&levels).any(is_longer));
+        if grows && self.online_store.position(id)?.is_some() {
+            self.online_store.bulk_writer(id)?.finish(UNKNOWN_POSITION)?;
+        }
+        self.online_store.set_retention(id, &levels)
     }
 
     /// Whether values are to be written under another schema than the last ones were.

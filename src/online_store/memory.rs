@@ -121,6 +121,10 @@ impl OnlineStore for MemoryOnlineStore {
         Ok(())
     }
 
+    fn retention(&self, _: ViewId) -> Result<Option<Vec<Option<i64>>>, OnlineStoreError> {
+        Ok(None)
+    }
+
     fn scan(
         &self,
         view: ViewId,

@@ -130,6 +130,9 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// holds for all of history. Durable when this returns; comes before the view's first value.
     fn set_retention(&self, view: ViewId, levels: &[Option<i64>]) -> Result<(), OnlineStoreError>;
 
+    /// What [`set_retention`](Self::set_retention) said last; None: it said nothing, and nothing was forgotten by it.
+    fn retention(&self, view: ViewId) -> Result<Option<Vec<Option<i64>>>, OnlineStoreError>;
+
     /// Every version of the view, in key order: keys ascend, and of one key the newest comes first.
     fn scan(
         &self,

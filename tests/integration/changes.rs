@@ -96,6 +96,34 @@ async fn a_feature_that_is_added_is_null_until_the_view_is_materialized() {
 }
 
 #[tokio::test]
+async fn a_window_that_grows_finds_what_no_window_saw_before() {
+    let counts = |window: &str| {
+        let aggregations = format!("aggregations: [{{function: count, windows: [{window}]}}]");
+        definitions(&format!("  - {{name: v, entities: [thing], source: rows, {aggregations}}}\n"))
+    };
+    let mut project = TestProject::new(&counts("1h"), &[("rows.parquet", &rows())]).await;
+    project.materialize(None, None).await;
+    assert_eq!(answer(&project, "v:count_1h").await, Ok(vec![Some(1), Some(1)]));
+    forget_everything(&project);
+    // The tiles are the same ones.
+    project.apply(&counts("65m")).await;
+    project.materialize(None, None).await;
+    assert_eq!(answer(&project, "v:count_65m").await, Ok(vec![Some(1), Some(1)]));
+}
+
+/// What compaction does with entries that are out of sight of every window.
+fn forget_everything(project: &TestProject) {
+    let store = &project.online_store;
+    for id in store.views().unwrap() {
+        let entries: Vec<_> = store.scan(id).unwrap().map(Result::unwrap).collect();
+        let position = store.position(id).unwrap().unwrap();
+        let mut writer = store.bulk_writer(id).unwrap();
+        entries.iter().for_each(|(key, _)| writer.delete(key).unwrap());
+        writer.finish(position).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_feature_of_another_type_starts_the_view_anew() {
     let mut project = TestProject::new(
         &definitions(&view("v", "{name: a, type: int64}, {name: c, type: string}")),

@@ -208,7 +208,7 @@ def test_every_way_answers_as_the_oracle(make: Any, seed: int) -> None:
 def test_windows_of_many_events(make: Any, seed: int) -> None:
     """Tiles of every width, and partial aggregates that grow large."""
     asof = make(2 * seed + 110, events=2500, aggregations=30)
-    asof.case.views = [replace(asof.case.views[-1], aggregations=tuple(LARGE), where=None)]
+    asof.case.views = [replace(asof.case.views[-1], aggregations=tuple(LARGE), where=None, resolution=None)]
     asof.case.write_definitions()
     asof.run("apply", "--yes")
     asof.run("materialize", "--end", END_OF_TIME)

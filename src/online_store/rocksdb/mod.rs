@@ -294,13 +294,21 @@ impl OnlineStore for RocksDbOnlineStore {
     }
 
     fn set_retention(&self, view: ViewId, levels: &[Option<i64>]) -> Result<(), OnlineStoreError> {
-        let (key, value) = (MetaKey::Retention(view).encode(), encode_retention(levels));
-        if self.db.get_cf(&self.meta(), &key).map_err(self.failed("read a retention"))?.as_deref() == Some(&value) {
+        if self.retention(view)?.as_deref() == Some(levels) {
             return Ok(());
         }
+        let (key, value) = (MetaKey::Retention(view).encode(), encode_retention(levels));
         self.db.put_cf_opt(&self.meta(), key, value, &synced()).map_err(self.failed("record a retention"))?;
         self.retentions.set(view, Some(levels.to_vec()));
         Ok(())
+    }
+
+    fn retention(&self, view: ViewId) -> Result<Option<Vec<Option<i64>>>, OnlineStoreError> {
+        let key = MetaKey::Retention(view).encode();
+        let value = self.db.get_cf(&self.meta(), key).map_err(self.failed("read a retention"))?;
+        let Some(value) = value else { return Ok(None) };
+        let levels = decode_retention(&value);
+        levels.map(Some).ok_or(OnlineStoreError::CorruptEntry { entry: "retention", view })
     }
 
     fn scan(
