@@ -247,7 +247,7 @@ def test_runs_over_any_intervals_come_to_the_same(make: Any, seed: int) -> None:
     times = sorted(row["at"] for row in case.rows if row["at"] is not None)
     cuts = sorted({EARLIEST, LATEST, *(draw.choice(times) + draw.choice([0, 0, 1]) for _ in range(2))})
     intervals = list(zip(cuts, cuts[1:], strict=False))
-    overlapping = (cuts[0], draw.choice(times))
+    overlapping = (cuts[0], max(EARLIEST + 1, draw.choice(times)))
     for start, end in draw.sample([*intervals, overlapping, intervals[-1]], len(intervals) + 2):
         asof.materialize(start, end)
     # More than one run has to be done again, and in no order.
