@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder};
 
 use super::RetrievalError;
 use super::answer::{Answer, RequestColumns, assemble};
-use super::online_windows::read_windows;
+use super::online_windows::WindowPlan;
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use crate::definition::ValueType;
 use crate::online_store::{EncodedKeys, KeyEncoder, OnlineStore, RowDecoder, ViewId};
@@ -88,8 +88,8 @@ impl OnlineRetrieval {
         let encoder = KeyEncoder::new(id, &types).map_err(crate::online_store::OnlineStoreError::from)?;
         let keys = encoder.encode(&keys, rows).map_err(crate::online_store::OnlineStoreError::from)?;
 
-        if resolved.view.is_aggregation() {
-            return self.read_windows(id, resolved, &keys, now);
+        if let Some(windows) = &resolved.windows {
+            return self.read_windows(id, windows, &keys, now);
         }
         let schemas = self.store.schemas(id)?;
         let mut decoder = RowDecoder::new(&schemas, &resolved.features);
@@ -121,11 +121,11 @@ impl OnlineRetrieval {
     fn read_windows(
         &self,
         id: ViewId,
-        resolved: &ResolvedView,
+        windows: &WindowPlan,
         keys: &EncodedKeys,
         now: EventTimestamp,
     ) -> Result<JoinedView, RetrievalError> {
-        let features = read_windows(self.store.as_ref(), id, resolved, keys, now)?;
+        let features = windows.read(self.store.as_ref(), id, keys, now)?;
         let status = |key: Option<&[u8]>| if key.is_some() { RowStatus::Found } else { RowStatus::NotFound };
         let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(keys.len()).with_timezone("UTC");
         event_timestamps.append_nulls(keys.len());

@@ -1,103 +1,118 @@
 //! Aggregation views of an online request: windows that end now, from events and tiles of the online store.
 
+use std::ops::Range;
+
 use arrow::array::ArrayRef;
 
 use super::RetrievalError;
-use super::resolve::ResolvedView;
 use super::windows::{aggregation_of, resolution};
-use crate::definition::Window;
+use crate::definition::{FeatureView, Field, ValueType, Window};
 use crate::online_store::{
-    EncodedKeys, OnlineStore, OnlineStoreError, RowDecoder, Segment, Stretch, TileLayout, TilePart, VersionRef, ViewId,
-    aggregate_of, events_of, segments,
+    EncodedKeys, OnlineStore, OnlineStoreError, RowDecoder, SchemaVersion, Schemas, Segment, Stretch, TileLayout,
+    TilePart, VersionRef, ViewId, aggregate_of, events_of, segments,
 };
 use crate::tile::{Aggregate, Answer, AnswerBuilder, Column, Event, Partial, values};
 use crate::time::{EventTimestamp, duration_micros};
 use crate::window_aggregation::lower_edge;
 
-/// The features of an aggregation view for each key; a null key has nulls.
-pub(super) fn read_windows(
-    store: &dyn OnlineStore,
-    id: ViewId,
-    resolved: &ResolvedView,
-    keys: &EncodedKeys,
-    now: EventTimestamp,
-) -> Result<Vec<ArrayRef>, RetrievalError> {
-    let reading = Reading::new(resolved, now)?;
-    let schemas = store.schemas(id)?;
-    // Stored values that tell of other tiles are being replaced: until they are, events alone tell.
-    let version = schemas.iter().rev().find(|(_, fields)| fields.last() == Some(&reading.layout.mark));
-    let version = version.map(|(version, _)| *version);
-    let mut answer = match version {
-        Some(_) => reading.read(store, &schemas, keys, version)?,
-        None => None,
-    };
-    if answer.is_none() {
-        let reading = Reading { segments: segments(now.micros(), &reading.edges, &[]), ..Reading::new(resolved, now)? };
-        answer = reading.read(store, &schemas, keys, None)?;
-    }
-    Ok(answer.unwrap_or_default())
-}
-
-/// What a read of one view looks for.
-struct Reading<'a> {
-    resolved: &'a ResolvedView,
+/// What reads of some features of an aggregation view have in common.
+#[derive(Debug)]
+pub struct WindowPlan {
     layout: TileLayout,
-    edges: Vec<Option<i64>>,
-    segments: Vec<Segment>,
+    stored_fields: Vec<Field>,
+    windows: Vec<Window>,
+    resolution: Option<i64>,
     /// One partial aggregate of each key: which part of a tile, over which window.
     sums: Vec<(usize, usize)>,
-    features: Vec<Feature>,
+    features: Vec<WindowedFeature>,
 }
 
-struct Feature {
+#[derive(Debug)]
+struct WindowedFeature {
     aggregate: Aggregate,
+    value_type: ValueType,
     /// Position among the sums.
     sum: usize,
 }
 
-impl<'a> Reading<'a> {
-    fn new(resolved: &'a ResolvedView, now: EventTimestamp) -> Result<Self, RetrievalError> {
-        let view = &resolved.view;
+impl WindowPlan {
+    /// # Errors
+    /// A function that does not take its input.
+    pub fn new(view: &FeatureView, requested: &[Field]) -> Result<Self, RetrievalError> {
         let layout = TileLayout::of(view)?;
-        let mut windows: Vec<Window> = Vec::new();
-        let mut sums: Vec<(usize, usize)> = Vec::new();
-        let mut features = Vec::new();
-        for field in &resolved.features {
+        let (mut windows, mut sums, mut features) = (Vec::new(), Vec::new(), Vec::new());
+        for field in requested {
             let Some((aggregation, window)) = aggregation_of(view, field) else { continue };
             let window = position_or_push(&mut windows, window);
             let part = layout.part(&TilePart::of(view, aggregation)?).unwrap_or_default();
             let sum = position_or_push(&mut sums, (part, window));
-            features.push(Feature { aggregate: aggregate_of(view, aggregation)?, sum });
+            let aggregate = aggregate_of(view, aggregation)?;
+            features.push(WindowedFeature { aggregate, value_type: field.value_type.clone(), sum });
         }
-        let step = resolution(view).map(duration_micros);
-        let edges: Vec<Option<i64>> = windows.iter().map(|window| lower_edge(now.micros(), *window, step)).collect();
-        let segments = segments(now.micros(), &edges, &layout.widths);
-        Ok(Reading { resolved, layout, edges, segments, sums, features })
+        let resolution = resolution(view).map(duration_micros);
+        Ok(WindowPlan { layout, stored_fields: view.stored_fields(), windows, resolution, sums, features })
     }
 
+    /// The features for each key; a null key has nulls.
+    pub fn read(
+        &self,
+        store: &dyn OnlineStore,
+        id: ViewId,
+        keys: &EncodedKeys,
+        now: EventTimestamp,
+    ) -> Result<Vec<ArrayRef>, RetrievalError> {
+        let schemas = store.schemas(id)?;
+        let edges = self.windows.iter().map(|window| lower_edge(now.micros(), *window, self.resolution));
+        let edges: Vec<Option<i64>> = edges.collect();
+        let version = schemas.iter().rev().find(|(_, fields)| fields.last() == Some(&self.layout.mark));
+        if let Some((version, _)) = version {
+            let segments = segments(now.micros(), &edges, &self.layout.widths);
+            let reading = Reading { plan: self, segments, version: Some(*version) };
+            if let Some(features) = reading.read(store, &schemas, keys)? {
+                return Ok(features);
+            }
+        }
+        // Stored tiles are those of an earlier definition, and are being replaced: until they are, events alone tell.
+        let reading = Reading { plan: self, segments: segments(now.micros(), &edges, &[]), version: None };
+        Ok(reading.read(store, &schemas, keys)?.unwrap_or_default())
+    }
+}
+
+/// One read.
+struct Reading<'a> {
+    plan: &'a WindowPlan,
+    segments: Vec<Segment>,
+    /// The schema of the view's tiles; None: no tile is read.
+    version: Option<SchemaVersion>,
+}
+
+impl Reading<'_> {
     /// None: a tile is not as the view's tiles are now.
     fn read(
         &self,
         store: &dyn OnlineStore,
-        schemas: &crate::online_store::Schemas,
+        schemas: &Schemas,
         keys: &EncodedKeys,
-        version: Option<crate::online_store::SchemaVersion>,
     ) -> Result<Option<Vec<ArrayRef>>, RetrievalError> {
-        let empty: Vec<Partial> = self.sums.iter().map(|(part, _)| self.layout.parts[*part].kind.empty()).collect();
+        let plan = self.plan;
+        let empty: Vec<Partial> = plan.sums.iter().map(|(part, _)| plan.layout.parts[*part].kind.empty()).collect();
         let mut held: Vec<Option<Vec<Partial>>> = keys.iter().map(|key| key.map(|_| empty.clone())).collect();
-        let mut events = Events::new(RowDecoder::new(schemas, &self.resolved.view.stored_fields()));
+        let mut events = Events::new(RowDecoder::new(schemas, &plan.stored_fields));
         let mut is_as_expected = true;
-        let prefixes = self.prefixes(keys);
-        let stretches: Vec<Stretch<'_>> =
-            prefixes.iter().map(|(_, segment, prefix)| self.stretch(*segment, prefix)).collect();
-        store.read_stretches(&stretches, &mut |number, version_ref| {
-            let (key, segment, _) = &prefixes[number];
-            let segment = &self.segments[*segment];
+        let parts = self.parts(keys);
+        let stretches: Vec<Stretch<'_>> = parts.iter().map(|part| self.stretch(part)).collect();
+        store.read_stretches(&stretches, &mut |number, entry| {
+            let Part { key, segments, .. } = &parts[number];
+            let instant = entry.event_timestamp.micros();
+            let segments = &self.segments[segments.clone()];
+            let Some(segment) = segments.get(segments.partition_point(|segment| segment.range.start > instant)) else {
+                return Ok(());
+            };
             if segment.level == 0 {
-                return events.add(*key, segment, version_ref);
+                return events.add(*key, segment, entry);
             }
-            let Some(version) = version else { return Ok(()) };
-            match self.layout.decode_tile(version, version_ref.value)? {
+            let Some(version) = self.version else { return Ok(()) };
+            match plan.layout.decode_tile(version, entry.value)? {
                 Some(tile) => {
                     if let Some(held) = &mut held[*key] {
                         self.add_tile(&tile, segment, held);
@@ -110,33 +125,50 @@ impl<'a> Reading<'a> {
         if !is_as_expected {
             return Ok(None);
         }
-        events.add_up(self, &mut held)?;
+        events.add_up(plan, &mut held)?;
         Ok(Some(self.finish(&held)?))
     }
 
-    /// For each key and segment what its entries' keys begin with.
-    fn prefixes(&self, keys: &EncodedKeys) -> Vec<(usize, usize, Vec<u8>)> {
-        let mut prefixes = Vec::with_capacity(keys.len() * self.segments.len());
-        for (row, key) in keys.iter().enumerate() {
-            let Some(key) = key else { continue };
-            for (number, segment) in self.segments.iter().enumerate() {
-                let mut prefix = Vec::with_capacity(key.len() + 1);
-                prefix.extend_from_slice(key);
-                prefix.push(segment.level as u8);
-                prefixes.push((row, number, prefix));
+    /// For each key what to read; segments that touch are read as one.
+    fn parts(&self, keys: &EncodedKeys) -> Vec<Part> {
+        let mut touching: Vec<Range<usize>> = Vec::new();
+        for (position, segment) in self.segments.iter().enumerate() {
+            let before = position.checked_sub(1).map(|before| &self.segments[before]);
+            match touching.last_mut() {
+                Some(last)
+                    if before.is_some_and(|newer| {
+                        newer.level == segment.level && newer.range.start == segment.range.end
+                    }) =>
+                {
+                    last.end = position + 1;
+                }
+                _ => touching.push(position..position + 1),
             }
         }
-        prefixes
+        let mut parts = Vec::with_capacity(keys.len() * touching.len());
+        for (row, key) in keys.iter().enumerate() {
+            let Some(key) = key else { continue };
+            for segments in &touching {
+                let mut prefix = Vec::with_capacity(key.len() + 1);
+                prefix.extend_from_slice(key);
+                prefix.push(self.segments[segments.start].level as u8);
+                parts.push(Part { key: row, segments: segments.clone(), prefix });
+            }
+        }
+        parts
     }
 
-    fn stretch<'p>(&self, segment: usize, prefix: &'p [u8]) -> Stretch<'p> {
-        let range = &self.segments[segment].range;
-        let (from, until) = (EventTimestamp::from_micros(range.start), EventTimestamp::from_micros(range.end));
-        Stretch { prefix, from, until }
+    fn stretch<'p>(&self, part: &'p Part) -> Stretch<'p> {
+        let (newest, oldest) = (&self.segments[part.segments.start], &self.segments[part.segments.end - 1]);
+        Stretch {
+            prefix: &part.prefix,
+            from: EventTimestamp::from_micros(oldest.range.start),
+            until: EventTimestamp::from_micros(newest.range.end),
+        }
     }
 
     fn add_tile(&self, tile: &[Partial], segment: &Segment, held: &mut [Partial]) {
-        for ((part, window), sum) in self.sums.iter().zip(held) {
+        for ((part, window), sum) in self.plan.sums.iter().zip(held) {
             if segment.windows.contains(window) {
                 sum.merge(&tile[*part]);
             }
@@ -144,8 +176,8 @@ impl<'a> Reading<'a> {
     }
 
     fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
-        let finish = |(feature, field): (&Feature, &crate::definition::Field)| {
-            let mut builder = AnswerBuilder::new(&field.value_type);
+        let finish = |feature: &WindowedFeature| {
+            let mut builder = AnswerBuilder::new(&feature.value_type);
             for sums in held {
                 builder.append(match sums {
                     Some(sums) => feature.aggregate.finish(&sums[feature.sum]),
@@ -154,8 +186,18 @@ impl<'a> Reading<'a> {
             }
             Ok(builder.finish())
         };
-        self.features.iter().zip(&self.resolved.features).map(finish).collect()
+        self.plan.features.iter().map(finish).collect()
     }
+}
+
+/// What is read of one key in one go.
+struct Part {
+    /// Position among the keys.
+    key: usize,
+    /// Positions among the segments, which touch each other.
+    segments: Range<usize>,
+    /// What the keys of its entries begin with.
+    prefix: Vec<u8>,
 }
 
 fn position_or_push<T: PartialEq>(all: &mut Vec<T>, one: T) -> usize {
@@ -185,21 +227,20 @@ impl<'s> Events<'s> {
         Ok(())
     }
 
-    fn add_up(self, reading: &Reading<'_>, held: &mut [Option<Vec<Partial>>]) -> Result<(), RetrievalError> {
-        let fields = reading.resolved.view.stored_fields();
+    fn add_up(self, plan: &WindowPlan, held: &mut [Option<Vec<Partial>>]) -> Result<(), RetrievalError> {
         let columns = self.rows.finish();
         let columns: Vec<Column> = columns
             .iter()
-            .zip(&fields)
+            .zip(&plan.stored_fields)
             .map(|(array, field)| values(array, &field.value_type))
             .collect::<Result<_, _>>()?;
         for (row, (key, segment, event_timestamp, created_timestamp)) in self.places.iter().enumerate() {
             let Some(held) = &mut held[*key] else { continue };
-            for ((part, window), sum) in reading.sums.iter().zip(held) {
+            for ((part, window), sum) in plan.sums.iter().zip(held) {
                 if !segment.windows.contains(window) {
                     continue;
                 }
-                let part = &reading.layout.parts[*part];
+                let part = &plan.layout.parts[*part];
                 let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
                 sum.update(&Event {
                     event_timestamp: event_timestamp.micros(),

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::RetrievalError;
+use super::online_windows::WindowPlan;
 use crate::compile::{CompileError, OnDemandPlan};
 use crate::definition::{
     Definitions, FeatureReference, FeatureView, Field, OnDemandFeatureView, ViewProjection, nearest,
@@ -55,6 +56,8 @@ pub struct ResolvedView {
     /// The features to read, in the order they are read.
     pub features: Vec<Field>,
     pub is_static: bool,
+    /// Of an aggregation view: how its features are read online.
+    pub windows: Option<WindowPlan>,
 }
 
 #[derive(Debug)]
@@ -224,6 +227,7 @@ impl Resolver<'_> {
             join_keys,
             features: Vec::new(),
             is_static,
+            windows: None,
         });
         Ok(self.resolved.views.len() - 1)
     }
@@ -334,7 +338,10 @@ impl Resolver<'_> {
     }
 
     fn finish(self) -> Result<ResolvedRequest, RetrievalError> {
-        let resolved = self.resolved;
+        let mut resolved = self.resolved;
+        for view in resolved.views.iter_mut().filter(|view| view.view.is_aggregation()) {
+            view.windows = Some(WindowPlan::new(&view.view, &view.features)?);
+        }
         for column in resolved.join_keys.iter().chain(&resolved.request_values) {
             if resolved.outputs.iter().any(|output| output.name == column.name) {
                 return Err(RetrievalError::ColumnIsFeature { column: column.name.clone() });

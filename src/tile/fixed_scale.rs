@@ -73,7 +73,7 @@ impl FixedScale {
         }
     }
 
-    #[cold]
+    #[inline]
     fn wide_mantissa(&self, value: f64) -> i128 {
         let Some((negative, mantissa, exponent)) = decompose(value) else { return 0 };
         let shift = exponent - self.exponent;

@@ -50,7 +50,7 @@ fn features() -> Vec<WindowFeature> {
         let percentiles = (function == F::ApproxPercentile).then(|| Percentiles::Several(vec![0.0, 0.5, 0.99]));
         for window in [micros(5), micros(17), Window::Lifetime] {
             let mut feature = WindowFeature {
-                name: format!("{function}{n:?}{input:?}{by:?}{window}"),
+                name: format!("{function}{n:?}{input:?}{by:?}{window:?}"),
                 function,
                 n,
                 percentiles: percentiles.clone(),

@@ -181,7 +181,7 @@ fn skew_that_is_too_small_for_a_float_is_zero() {
 
 #[test]
 fn skew_does_not_depend_on_the_size_of_the_values() {
-    for scale in [1.0, 2_f64.powi(1000), 2_f64.powi(-1070)] {
+    for scale in [1.0, 2_f64.powi(1000), f64::from_bits(1 << 4)] {
         let values = [scale, scale, scale, 3.0 * scale, 6.0 * scale];
         let skew = moments_of(&values).skew(5).unwrap();
         assert_eq!(skew, moments_of(&[1.0, 1.0, 1.0, 3.0, 6.0]).skew(5).unwrap(), "{scale:e}");
