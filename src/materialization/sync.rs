@@ -23,7 +23,7 @@ use crate::definition::{CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, Feature
 use crate::engine::Engine;
 use crate::offline_store::{Changed, OfflineStore, ViewTable};
 use crate::online_store::{
-    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, ValueEncoder, ViewId, version_key,
+    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, Scan, ValueEncoder, ViewId, version_key,
 };
 use crate::registry::{RegistryVersion, ViewState};
 use crate::time::{EventTimestamp, TimeRange};
@@ -89,8 +89,8 @@ pub async fn sync_view(
         _ => None,
     };
     match old {
-        Some((old, range)) => sync.from_table(&table, &old, range).await,
-        None => sync.from_stored_values(&table).await,
+        Some((old, range)) => sync.merge_with_table(&table, &old, range).await,
+        None => sync.merge_with_stored_values(&table).await,
     }
 }
 
@@ -172,7 +172,7 @@ impl Sync<'_> {
         Ok(old.map(|old| (old, range)))
     }
 
-    async fn from_table(
+    async fn merge_with_table(
         &self,
         table: &ViewTable,
         old: &ViewTable,
@@ -181,15 +181,13 @@ impl Sync<'_> {
         let old_rows = self.encoded_rows(old, range).await?;
         match self.merge(table, range, OldRows::Table(Box::new(old_rows))).await {
             // Files of the old version may be gone.
-            Err(MaterializationError::Rows { .. }) => self.from_stored_values(table).await,
+            Err(MaterializationError::Rows { .. }) => self.merge_with_stored_values(table).await,
             done => done,
         }
     }
 
-    async fn from_stored_values(&self, table: &ViewTable) -> Result<SyncedView, MaterializationError> {
-        let stored = self.online_store.scan(ViewId(self.state.id))?;
-        // The iterator borrows the store and may not move between threads: it is read in pieces.
-        let stored = StoredRows { entries: stored.collect::<Result<Vec<_>, _>>()?.into_iter() };
+    async fn merge_with_stored_values(&self, table: &ViewTable) -> Result<SyncedView, MaterializationError> {
+        let stored = Scan::new(self.online_store, ViewId(self.state.id));
         self.merge(table, TimeRange::UNBOUNDED, OldRows::Store(stored)).await
     }
 
@@ -296,11 +294,7 @@ fn rows_failed(view: &FeatureViewName, source: datafusion::error::DataFusionErro
 /// What the stored values are compared with, in key order.
 enum OldRows<'a> {
     Table(Box<EncodedRows<'a>>),
-    Store(StoredRows),
-}
-
-struct StoredRows {
-    entries: std::vec::IntoIter<Entry>,
+    Store(Scan<'a>),
 }
 
 impl OldRows<'_> {
@@ -313,7 +307,7 @@ impl OldRows<'_> {
                     (key.into(), value.into())
                 }))
             }
-            OldRows::Store(rows) => Ok(rows.entries.next()),
+            OldRows::Store(rows) => Ok(rows.next().transpose()?),
         }
     }
 }
