@@ -173,7 +173,7 @@ pub fn format_duration(duration: Duration) -> String {
     UNITS[..5]
         .iter()
         .rev()
-        .find(|(_, unit)| micros % u128::from(*unit) == 0 && micros >= u128::from(*unit))
+        .find(|(_, unit)| micros.is_multiple_of(u128::from(*unit)) && micros >= u128::from(*unit))
         .map_or_else(|| format!("{}ms", micros / 1000), |(name, unit)| format!("{}{name}", micros / u128::from(*unit)))
 }
 
@@ -206,7 +206,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> EventTimestamp {
-        #[allow(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+        #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
         EventTimestamp(Utc::now().timestamp_micros())
     }
 }

@@ -98,7 +98,7 @@ def _columns(columns: Mapping[str, Any], argument: str) -> pa.Table:
 
 def _rows(rows: Sequence[Any]) -> pa.Table:
     names: dict[str, None] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise InvalidError(f"row {number} of `entities` is a {type(row).__name__}; {_FORMS}")
         names.update(dict.fromkeys(map(_name, row)))

@@ -62,7 +62,7 @@ def test_request_values_follow_the_entities() -> None:
     [
         ("UA", None, "`entities` is a str; give a list of dicts, a dict of lists"),
         (7, None, "`entities` is a int"),
-        (["UA"], None, "row 0 of `entities` is a str"),
+        (["UA"], None, "row 1 of `entities` is a str"),
         ({"carrier": "UA"}, None, "column `carrier` is 'UA'; give a list with one value for each row"),
         ({"carrier": ["UA"], "dest": [1, 2]}, None, "`carrier` has 1 rows and `dest` has 2"),
         ({"carrier": ["UA", 1]}, None, "`entities` column `carrier` cannot be read"),

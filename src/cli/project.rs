@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::CliError;
 use crate::compile::{CompileError, Compiler, OnDemandPlan, Place};
-use crate::definition::{DefinitionFile, Definitions, Positions, parse_located};
+use crate::definition::{DefinitionFile, Definitions, Positions, Source, parse_located};
 use crate::diagnostics::Reporter;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, error_chain};
@@ -114,9 +114,10 @@ impl Project {
     async fn compile(&self, definitions: &mut Definitions) -> Result<Vec<CompileError>, CliError> {
         let engine = self.engine()?;
         let shared = Arc::new(definitions.clone());
+        let compiler = || Compiler::new(Arc::clone(&shared), self.folder.clone(), engine.session());
         let mut errors = Vec::new();
         for view in &mut definitions.feature_views {
-            let compiler = Compiler::new(Arc::clone(&shared), self.folder.clone(), engine.session());
+            let compiler = compiler();
             match compiler.resolve(view).await {
                 Ok(resolved) => *view = resolved,
                 Err(unresolved) => {
@@ -125,6 +126,12 @@ impl Project {
                 }
             }
             errors.extend(compiler.check(view).await);
+        }
+        // A view's check opens the sources that it reads.
+        let is_read =
+            |source: &Source| definitions.feature_views.iter().any(|view| view.input.sources().contains(&source.name));
+        for source in definitions.sources.iter().filter(|source| source.batch.is_some() && !is_read(source)) {
+            errors.extend(compiler().source(source).await.err());
         }
         for view in &definitions.on_demand_feature_views {
             errors.extend(OnDemandPlan::compile_all(definitions, view).err().unwrap_or_default());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field as ArrowField, Schema};
 use datafusion::prelude::{DataFrame, SessionContext};
@@ -14,8 +14,8 @@ use crate::compile::{Compiler, parquet_table};
 use crate::definition::{EVENT_TIMESTAMP, Field, ValueType};
 use crate::error::error_chain;
 use crate::retrieval::{Catalog, ResolvedRequest, RetrievalError, key_array};
-use crate::serving::json::column_from_json;
-use crate::text_files::{Cell, CellKinds, Records, parse_cells, parse_object};
+use crate::serving::json::{JsonColumnError, column_from_json};
+use crate::text_files::{Cell, CellKinds, Column, Records, csv_array, parse_cells, parse_object};
 use crate::time::EventTimestamp;
 
 /// The rows of a spine: a .parquet, .csv or .ndjson file, a Delta table, or a .sql file with a query over the sources.
@@ -33,10 +33,8 @@ pub async fn read_spine(
     }
     let extension = local.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let collected = match extension {
-        "csv" => return typed_columns(path, csv_columns(path)?, resolved, timestamp_column),
-        "ndjson" | "jsonl" | "json" => {
-            return typed_columns(path, ndjson_columns(path)?, resolved, timestamp_column);
-        }
+        "csv" => return csv_spine(path, resolved, timestamp_column),
+        "ndjson" | "jsonl" | "json" => return ndjson_spine(path, resolved, timestamp_column),
         "sql" => collect(query(project, catalog, path).await?).await,
         _ if local.is_dir() || (path.contains("://") && extension != "parquet") => {
             collect(delta_frame(project, path).await?).await
@@ -102,32 +100,106 @@ fn read_text(path: &str) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(|source| CliError::Io { action: format!("read `{path}`"), source })
 }
 
-/// A column of a text file: its name, and a value or null a row.
-type TextColumn = (String, Vec<Value>);
+/// The rows of a text file, and the line that each begins on.
+struct TextRows<T> {
+    lines: Vec<usize>,
+    columns: Vec<(String, T)>,
+}
 
-fn ndjson_columns(path: &str) -> Result<Vec<TextColumn>, CliError> {
+/// How a text file's column is read: by its declared type, or by what it holds.
+fn declared_field(
+    name: &str,
+    resolved: &ResolvedRequest,
+    timestamp_column: Option<&str>,
+    looks_like_instants: impl FnOnce() -> bool,
+) -> Option<Field> {
+    let declared = resolved.join_keys.iter().chain(&resolved.request_values).find(|field| field.name == name);
+    declared.cloned().or_else(|| {
+        let is_time = name == timestamp_column.unwrap_or(EVENT_TIMESTAMP) || looks_like_instants();
+        is_time.then(|| Field { name: name.to_owned(), value_type: ValueType::Timestamp, description: None })
+    })
+}
+
+/// Join keys, request values and times in their declared types; other columns as what they hold, each value unchanged.
+fn ndjson_spine(
+    path: &str,
+    resolved: &ResolvedRequest,
+    timestamp_column: Option<&str>,
+) -> Result<RecordBatch, CliError> {
+    let TextRows { lines, columns } = ndjson_rows(path)?;
+    let at = |row: usize| format!("{path}:{}", lines[row]);
+    let mut arrays = Vec::with_capacity(columns.len());
+    for (name, values) in columns {
+        let instants = || look_like_instants(values.iter().filter(|value| !value.is_null()).map(Value::as_str));
+        let declared = declared_field(&name, resolved, timestamp_column, instants);
+        let array = column_from_json(&name, &values).map_err(|JsonColumnError { column, row, problem }| {
+            let problem = format!("column `{column}` {problem}");
+            CliError::Data { file: row.map_or_else(|| path.to_owned(), at), problem }
+        })?;
+        let array = match declared {
+            None => array,
+            Some(field) => key_array(&array, &field).map_err(|error| match error {
+                RetrievalError::ColumnValue { column, row, problem } => {
+                    CliError::Data { file: at(row), problem: format!("column `{column}` {problem}") }
+                }
+                error => error.into(),
+            })?,
+        };
+        arrays.push((name, array));
+    }
+    spine_of(path, lines.len(), arrays)
+}
+
+fn csv_spine(path: &str, resolved: &ResolvedRequest, timestamp_column: Option<&str>) -> Result<RecordBatch, CliError> {
+    let TextRows { lines, columns } = csv_rows(path)?;
+    let mut arrays = Vec::with_capacity(columns.len());
+    for (name, cells) in columns {
+        let instants = || look_like_instants(cells.iter().flatten().map(Some));
+        let array = match declared_field(&name, resolved, timestamp_column, instants) {
+            None => carried(&cells),
+            Some(field) => {
+                csv_array(path, &lines, &cells, &Column::declared(&name, &field.value_type)).map_err(|error| {
+                    CliError::Data { file: format!("{path}:{}", error.line), problem: error.problem.to_string() }
+                })?
+            }
+        };
+        arrays.push((name, array));
+    }
+    spine_of(path, lines.len(), arrays)
+}
+
+fn spine_of(path: &str, rows: usize, columns: Vec<(String, ArrayRef)>) -> Result<RecordBatch, CliError> {
+    let field = |(name, array): &(String, ArrayRef)| ArrowField::new(name, array.data_type().clone(), true);
+    let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(schema, arrays, &options)
+        .map_err(|error| CliError::Data { file: path.to_owned(), problem: error.to_string() })
+}
+
+fn ndjson_rows(path: &str) -> Result<TextRows<Vec<Value>>, CliError> {
     let text = read_text(path)?;
-    let mut columns: Vec<TextColumn> = Vec::new();
-    let mut rows = 0;
+    let mut columns: Vec<(String, Vec<Value>)> = Vec::new();
+    let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let data = |problem: String| CliError::Data { file: format!("{path}:{}", number + 1), problem };
         let object = parse_object(line).map_err(data)?;
         for (name, value) in object {
             let column = match columns.iter().position(|(known, _)| *known == name) {
                 Some(position) => &mut columns[position].1,
-                None => &mut columns.push_mut((name, vec![Value::Null; rows])).1,
+                None => &mut columns.push_mut((name, vec![Value::Null; lines.len()])).1,
             };
             column.push(value);
         }
-        rows += 1;
+        lines.push(number + 1);
         for (_, column) in &mut columns {
-            column.resize(rows, Value::Null);
+            column.resize(lines.len(), Value::Null);
         }
     }
-    Ok(columns)
+    Ok(TextRows { lines, columns })
 }
 
-fn csv_columns(path: &str) -> Result<Vec<TextColumn>, CliError> {
+fn csv_rows(path: &str) -> Result<TextRows<StringArray>, CliError> {
     let text = read_text(path)?;
     let data = |line: usize, problem: String| CliError::Data { file: format!("{path}:{line}"), problem };
     let mut records = Records::new(&text, 1);
@@ -138,68 +210,30 @@ fn csv_columns(path: &str) -> Result<Vec<TextColumn>, CliError> {
     if read(&mut cells)?.is_none() {
         return Err(data(1, "there is no header line".to_owned()));
     }
-    let name = |cell: &Cell<'_>| cell.as_deref().unwrap_or_default().to_owned();
-    let mut columns: Vec<TextColumn> = cells.iter().map(|cell| (name(cell), Vec::new())).collect();
+    let names: Vec<String> = cells.iter().map(|cell| cell.as_deref().unwrap_or_default().to_owned()).collect();
+    let mut columns: Vec<StringBuilder> = names.iter().map(|_| StringBuilder::new()).collect();
+    let mut lines = Vec::new();
     while let Some(line) = read(&mut cells)? {
         if cells.len() != columns.len() {
             let problem = format!("{} cells, and the header has {}", cells.len(), columns.len());
             return Err(data(line, problem));
         }
-        for ((_, column), cell) in columns.iter_mut().zip(&cells) {
-            column.push(cell.as_deref().map_or(Value::Null, Value::from));
+        for (column, cell) in columns.iter_mut().zip(&cells) {
+            column.append_option(cell.as_deref());
         }
+        lines.push(line);
     }
-    Ok(columns)
-}
-
-/// Join keys, request values and times in their declared types; other columns as what they hold, each value unchanged.
-fn typed_columns(
-    path: &str,
-    columns: Vec<TextColumn>,
-    resolved: &ResolvedRequest,
-    timestamp_column: Option<&str>,
-) -> Result<RecordBatch, CliError> {
-    let is_csv = path.ends_with(".csv");
-    let rows = columns.first().map_or(0, |(_, values)| values.len());
-    let mut fields = Vec::new();
-    let mut arrays: Vec<ArrayRef> = Vec::new();
-    for (name, values) in columns {
-        let data = |problem: String| CliError::Data { file: path.to_owned(), problem };
-        let declared = resolved.join_keys.iter().chain(&resolved.request_values).find(|field| field.name == name);
-        let time = Field { name: name.clone(), value_type: ValueType::Timestamp, description: None };
-        let declared = match declared {
-            Some(declared) => Some(declared),
-            None if name == timestamp_column.unwrap_or(EVENT_TIMESTAMP) || look_like_instants(&values) => Some(&time),
-            None => None,
-        };
-        let array = match declared {
-            Some(field) if is_csv => read_as(Arc::new(texts(&values)), field)?,
-            Some(field) => read_as(column_from_json(&name, &values).map_err(|e| data(e.to_string()))?, field)?,
-            None if is_csv => carried(&texts(&values)),
-            None => column_from_json(&name, &values).map_err(|error| data(error.to_string()))?,
-        };
-        fields.push(ArrowField::new(name, array.data_type().clone(), true));
-        arrays.push(array);
-    }
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)
-        .map_err(|error| CliError::Data { file: path.to_owned(), problem: error.to_string() })
-}
-
-fn read_as(array: ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalError> {
-    key_array(&array, field)
-}
-
-fn texts(values: &[Value]) -> StringArray {
-    values.iter().map(Value::as_str).collect()
+    let finished = columns.iter_mut().map(StringBuilder::finish);
+    Ok(TextRows { lines, columns: names.into_iter().zip(finished).collect() })
 }
 
 /// Whether the column holds instants and nothing else: at least one, each with a time of day.
-fn look_like_instants(values: &[Value]) -> bool {
-    let mut present = values.iter().filter(|value| !value.is_null()).peekable();
-    present.peek().is_some()
-        && present
-            .all(|value| value.as_str().is_some_and(|text| text.len() > 10 && EventTimestamp::parse(text).is_ok()))
+///
+/// `present`: the values that are not null; None is one that is no text.
+fn look_like_instants<'t>(present: impl Iterator<Item = Option<&'t str>>) -> bool {
+    let is_instant = |text: &str| text.len() > 10 && EventTimestamp::parse(text).is_ok();
+    let mut present = present.peekable();
+    present.peek().is_some() && present.all(|value| value.is_some_and(is_instant))
 }
 
 /// Whole numbers, numbers or booleans where all cells are written as one would write these, else texts.
@@ -215,11 +249,12 @@ mod tests {
 
     #[test]
     fn other_columns_are_what_their_values_look_like() {
-        let column = |texts: &[&str]| texts.iter().map(|text| Value::from(*text)).collect::<Vec<_>>();
-        let data_type = |cells: &[&str]| carried(&texts(&column(cells))).data_type().to_string();
+        let data_type = |cells: &[&str]| carried(&StringArray::from(cells.to_vec())).data_type().to_string();
         assert_eq!(["1", "2.5", "x", "05"].map(|text| data_type(&[text])), ["Int64", "Float64", "Utf8", "Utf8"]);
         assert_eq!(data_type(&["1", "x"]), "Utf8");
-        assert!(look_like_instants(&column(&["2013-01-01T00:00:00Z"])));
-        assert!(!look_like_instants(&column(&["2013"])));
+        assert!(look_like_instants([Some("2013-01-01T00:00:00Z")].into_iter()));
+        for others in [&[Some("2013")][..], &[Some("2013-01-01T00:00:00Z"), None], &[]] {
+            assert!(!look_like_instants(others.iter().copied()), "{others:?}");
+        }
     }
 }

@@ -24,7 +24,7 @@ use crate::definition::{CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, Feature
 use crate::engine::Engine;
 use crate::offline_store::{Changed, OfflineStore, ViewTable};
 use crate::online_store::{
-    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, TileLayout, ValueEncoder, ViewId,
+    BulkSummary, BulkWriter, Entry, KeyEncoder, OnlineStore, OnlineStoreError, Scan, TileLayout, ValueEncoder, ViewId,
     tile_start, version_key,
 };
 use crate::registry::{RegistryVersion, ViewState};
@@ -98,8 +98,8 @@ pub async fn sync_view(
         _ => None,
     };
     match old {
-        Some((old, range)) => sync.from_table(&table, &old, range).await,
-        None => sync.from_stored_values(&table).await,
+        Some((old, range)) => sync.merge_with_table(&table, &old, range).await,
+        None => sync.merge_with_stored_values(&table).await,
     }
 }
 
@@ -206,7 +206,7 @@ impl Sync<'_> {
         Ok(old.map(|old| (old, range)))
     }
 
-    async fn from_table(
+    async fn merge_with_table(
         &self,
         table: &ViewTable,
         old: &ViewTable,
@@ -216,7 +216,7 @@ impl Sync<'_> {
         let old_rows = self.encoded_rows(old, range).await?;
         match self.merge(table, range, OldRows::Table(Box::new(old_rows))).await {
             // Files of the old version may be gone.
-            Err(MaterializationError::Rows { .. }) => self.from_stored_values(table).await,
+            Err(MaterializationError::Rows { .. }) => self.merge_with_stored_values(table).await,
             done => done,
         }
     }
@@ -232,10 +232,8 @@ impl Sync<'_> {
         }
     }
 
-    async fn from_stored_values(&self, table: &ViewTable) -> Result<SyncedView, MaterializationError> {
-        let stored = self.online_store.scan(ViewId(self.state.id))?;
-        // The iterator borrows the store and may not move between threads: it is read in pieces.
-        let stored = StoredRows { entries: stored.collect::<Result<Vec<_>, _>>()?.into_iter() };
+    async fn merge_with_stored_values(&self, table: &ViewTable) -> Result<SyncedView, MaterializationError> {
+        let stored = Scan::new(self.online_store, ViewId(self.state.id));
         self.merge(table, TimeRange::UNBOUNDED, OldRows::Store(stored)).await
     }
 
@@ -350,11 +348,7 @@ pub(super) fn rows_failed(view: &FeatureViewName, source: datafusion::error::Dat
 /// What the stored values are compared with, in key order.
 enum OldRows<'a> {
     Table(Box<Encoded<'a>>),
-    Store(StoredRows),
-}
-
-struct StoredRows {
-    entries: std::vec::IntoIter<Entry>,
+    Store(Scan<'a>),
 }
 
 impl OldRows<'_> {
@@ -367,7 +361,7 @@ impl OldRows<'_> {
                     (key.into(), value.into())
                 }))
             }
-            OldRows::Store(rows) => Ok(rows.entries.next()),
+            OldRows::Store(rows) => Ok(rows.next().transpose()?),
         }
     }
 }

@@ -75,9 +75,9 @@ pub enum EncodeError {
     ColumnType { column: String, expected: ValueType, found: DataType },
     #[error("a join key cannot be of type {value_type}")]
     NotAJoinKey { value_type: ValueType },
-    #[error("row {row}: a map of column {column} has a null key")]
+    #[error("row {}: a map of column {column} has a null key", row + 1)]
     NullMapKey { column: String, row: usize },
-    #[error("row {row}: the values take more than 4 GiB")]
+    #[error("row {}: the values take more than 4 GiB", row + 1)]
     RowTooLarge { row: usize },
 }
 

@@ -504,7 +504,7 @@ mod tests {
         let ints: ArrayRef = Arc::new(Int64Array::from(vec![1]));
         assert!(matches!(keys.encode(&[floats], 1), Err(EncodeError::ColumnType { .. })));
         assert!(matches!(
-            keys.encode(&[ints.clone()], 2),
+            keys.encode(std::slice::from_ref(&ints), 2),
             Err(EncodeError::ColumnLength { expected: 2, found: 1, .. })
         ));
         assert!(matches!(keys.encode(&[ints.clone(), ints], 1), Err(EncodeError::ColumnCount { .. })));

@@ -1,6 +1,7 @@
 //! The online store in memory, for tests and examples.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::error::OnlineStoreError;
@@ -125,16 +126,17 @@ impl OnlineStore for MemoryOnlineStore {
         Ok(None)
     }
 
-    fn scan(
+    fn scan_after(
         &self,
         view: ViewId,
-    ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError> {
+        after: Option<&[u8]>,
+        entries_max: usize,
+    ) -> Result<Vec<Entry>, OnlineStoreError> {
         let (start, end) = view_range(view);
         let state = self.state();
-        let entries = state.timeline.range(start.to_vec()..end.to_vec());
-        let entries: Vec<Entry> =
-            entries.map(|(key, value)| (key.as_slice().into(), value.as_slice().into())).collect();
-        Ok(Box::new(entries.into_iter().map(Ok)))
+        let start = after.map_or(Bound::Included(start.as_slice()), Bound::Excluded);
+        let entries = state.timeline.range::<[u8], _>((start, Bound::Excluded(end.as_slice())));
+        Ok(entries.take(entries_max).map(|(key, value)| (key.as_slice().into(), value.as_slice().into())).collect())
     }
 
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {

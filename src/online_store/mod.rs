@@ -133,11 +133,14 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// What [`set_retention`](Self::set_retention) said last; None: it said nothing, and nothing was forgotten by it.
     fn retention(&self, view: ViewId) -> Result<Option<Vec<Option<i64>>>, OnlineStoreError>;
 
-    /// Every version of the view, in key order: keys ascend, and of one key the newest comes first.
-    fn scan(
+    /// The first `entries_max` versions of the view whose keys come after `after`, or the first of all, in key order:
+    /// keys ascend, and of one key the newest comes first. Fewer than `entries_max` are the last ones.
+    fn scan_after(
         &self,
         view: ViewId,
-    ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError>;
+        after: Option<&[u8]>,
+        entries_max: usize,
+    ) -> Result<Vec<Entry>, OnlineStoreError>;
 
     /// Deletes the view's values, schemas, position, origin and retention, and nothing else. Cheap for huge views.
     ///
@@ -146,6 +149,51 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
 
     /// The views that have a schema, a position, an origin or values, in order.
     fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError>;
+}
+
+/// Every version of a view, read in pieces: memory holds one of them, whatever the view's size.
+///
+/// What is written meanwhile may show or not.
+#[derive(Debug)]
+pub struct Scan<'a> {
+    store: &'a dyn OnlineStore,
+    view: ViewId,
+    piece: std::vec::IntoIter<Entry>,
+    /// The key that the next piece comes after; None before the first.
+    last: Option<Box<[u8]>>,
+    is_over: bool,
+}
+
+/// Versions that a [`Scan`] reads at once.
+pub(crate) const SCAN_ENTRIES: usize = 4096;
+
+impl<'a> Scan<'a> {
+    pub fn new(store: &'a dyn OnlineStore, view: ViewId) -> Self {
+        Scan { store, view, piece: Vec::new().into_iter(), last: None, is_over: false }
+    }
+
+    fn read(&mut self) -> Result<(), OnlineStoreError> {
+        let piece = self.store.scan_after(self.view, self.last.as_deref(), SCAN_ENTRIES)?;
+        self.is_over = piece.len() < SCAN_ENTRIES;
+        self.last = piece.last().map(|(key, _)| key.clone());
+        self.piece = piece.into_iter();
+        Ok(())
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<Entry, OnlineStoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.piece.len() == 0
+            && !self.is_over
+            && let Err(error) = self.read()
+        {
+            self.is_over = true;
+            return Some(Err(error));
+        }
+        self.piece.next().map(Ok)
+    }
 }
 
 /// Many changes to one view that become visible together. Dropped without [`finish`](BulkWriter::finish), it leaves nothing.

@@ -107,7 +107,11 @@ impl Answer {
     fn gather_any(&self, data_type: &DataType, mut parts: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
         let null = (parts.len(), 0);
         parts.push(new_null_array(data_type, 1));
-        let ends: Vec<usize> = parts.iter().scan(0, |end, part| Some(*end += part.len()).map(|()| *end)).collect();
+        let end = |end: &mut usize, part: &ArrayRef| {
+            *end += part.len();
+            Some(*end)
+        };
+        let ends: Vec<usize> = parts.iter().scan(0, end).collect();
         let winner = |place: usize| match &self.winners {
             Winners::Chosen(winners) => winners[place],
             Winners::All => {

@@ -105,7 +105,7 @@ pub fn key_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalE
         check_whole(array, field)?;
         return Ok(cast_with_options(array, &arrow_type(&field.value_type), &CastOptions::default())?);
     }
-    adapt_array(array, &field.value_type).map_err(|mismatch| column_type(field, mismatch.found, String::new()))
+    adapt_array(array, &field.value_type).map_err(|mismatch| column_type(field, mismatch.found, ""))
 }
 
 /// A column of request values in its declared type; numbers may change type where every value stays the same.
@@ -127,7 +127,7 @@ fn value_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalErr
             return Ok(cast);
         }
     }
-    Err(column_type(field, mismatch.found, "; send values that it can hold".to_owned()))
+    Err(column_type(field, mismatch.found, "; send values that it can hold"))
 }
 
 /// Numbers and lists of numbers.
@@ -141,8 +141,8 @@ fn is_numeric(data_type: &DataType) -> bool {
 /// Texts read as what is needed, as JSON and command lines send instants, dates and bytes (in base64).
 fn parse_texts(texts: &StringArray, field: &Field) -> Result<ArrayRef, RetrievalError> {
     let wrong = |row: usize| {
-        let remedy = format!("; row {row} holds `{}`, which cannot be read as one", texts.value(row));
-        column_type(field, "string".to_owned(), remedy)
+        let problem = format!("holds `{}`, which cannot be read as {}", texts.value(row), field.value_type);
+        column_value(field, row, problem)
     };
     let parsed: ArrayRef = match field.value_type {
         ValueType::Timestamp => {
@@ -169,14 +169,18 @@ fn check_whole(array: &ArrayRef, field: &Field) -> Result<(), RetrievalError> {
     match floats.iter().position(inexact) {
         None => Ok(()),
         Some(row) => {
-            let remedy = format!("; row {row} holds {}, which is no exact whole number", floats.value(row));
-            Err(column_type(field, "float64".to_owned(), remedy))
+            let problem = format!("holds {}, which is no exact whole number", floats.value(row));
+            Err(column_value(field, row, problem))
         }
     }
 }
 
-fn column_type(field: &Field, found: String, remedy: String) -> RetrievalError {
+fn column_type(field: &Field, found: String, remedy: &'static str) -> RetrievalError {
     RetrievalError::ColumnType { column: field.name.clone(), found, wanted: field.value_type.clone(), remedy }
+}
+
+fn column_value(field: &Field, row: usize, problem: String) -> RetrievalError {
+    RetrievalError::ColumnValue { column: field.name.clone(), row, problem }
 }
 
 /// Puts the answer's columns together, in the order asked; evaluates on-demand features.

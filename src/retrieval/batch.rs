@@ -171,7 +171,8 @@ async fn open_tables(
     resolved: &ResolvedRequest,
 ) -> Result<HashMap<FeatureViewName, Arc<ViewTable>>, RetrievalError> {
     let names: BTreeSet<FeatureViewName> = resolved.views.iter().map(|view| view.view.name.clone()).collect();
-    let mut opening: Vec<BoxFuture<'_, Result<(FeatureViewName, Arc<ViewTable>), RetrievalError>>> = Vec::new();
+    type Opened = (FeatureViewName, Arc<ViewTable>);
+    let mut opening: Vec<BoxFuture<'_, Result<Opened, RetrievalError>>> = Vec::new();
     for name in names {
         let table = async move {
             let table = open_table(retrieval, catalog, &name, request).await?;

@@ -68,7 +68,10 @@ pub enum RetrievalError {
     #[error("column `{column}` has {rows} rows and column `{first}` has {first_rows}; send columns of one length")]
     Lengths { column: String, rows: usize, first: String, first_rows: usize },
     #[error("column `{column}` is {found}, and {wanted} is needed{remedy}")]
-    ColumnType { column: String, found: String, wanted: ValueType, remedy: String },
+    ColumnType { column: String, found: String, wanted: ValueType, remedy: &'static str },
+    /// `row` counts from 0; messages count from 1.
+    #[error("row {}: column `{column}` {problem}", row + 1)]
+    ColumnValue { column: String, row: usize, problem: String },
     #[error("the spine has no time column: {problem}; name one with `timestamp_column`")]
     TimeColumn { problem: String },
     #[error("feature view `{view}` is not materialized; run `asof materialize {view}`, or ask with `from_source`")]

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use super::grpc::{FeatureStoreService, request_batch};
+use super::in_flight::{InFlight, bound_http};
 use super::json::{answer_to_json, column_from_json};
 use super::record::record_http;
 use super::status::{http_status, kind_of};
@@ -29,9 +30,15 @@ struct Gateway {
 }
 
 /// The gateway's paths.
-pub fn router(service: FeatureStoreService, metrics: Metrics, body_bytes_max: usize) -> Router {
+pub(super) fn router(
+    service: FeatureStoreService,
+    metrics: Metrics,
+    body_bytes_max: usize,
+    in_flight: InFlight,
+) -> Router {
     Router::new()
         .route("/v1/get-online-features", post(get_online_features))
+        .route_layer(from_fn_with_state(in_flight, bound_http))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/metrics", get(render_metrics))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
@@ -124,6 +131,6 @@ async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
     Ok(answer_to_json(&answer, body.timestamps))
 }
 
-fn failure(status: StatusCode, message: &str) -> Response {
+pub(super) fn failure(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"error": message}))).into_response()
 }

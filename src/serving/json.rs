@@ -18,9 +18,11 @@ use crate::time::EventTimestamp;
 
 /// A column whose JSON values are of several kinds, or of none that a column can have.
 #[derive(Debug, thiserror::Error)]
-#[error("`{column}`: {problem}")]
+#[error("{}column `{column}` {problem}", row.map(|row| format!("row {}: ", row + 1)).unwrap_or_default())]
 pub struct JsonColumnError {
     pub column: String,
+    /// From 0; messages count from 1.
+    pub row: Option<usize>,
     pub problem: String,
 }
 
@@ -31,12 +33,13 @@ pub struct JsonColumnError {
 /// # Errors
 /// [`JsonColumnError`] where values of several kinds meet.
 pub fn column_from_json(name: &str, values: &[Value]) -> Result<ArrayRef, JsonColumnError> {
-    let failed = |problem: String| JsonColumnError { column: name.to_owned(), problem };
+    let failed = |row: Option<usize>, problem: String| JsonColumnError { column: name.to_owned(), row, problem };
     let Some(first) = values.iter().find(|value| !value.is_null()) else {
         return Ok(Arc::new(NullArray::new(values.len())));
     };
     let other = |row: usize, value: &Value| {
-        failed(format!("row {row} is {}, others are {}; send values of one kind", kind(value), kind(first)))
+        let problem = format!("holds {}, and {} before it; send values of one kind", kind(value), kind(first));
+        failed(Some(row), problem)
     };
     fn each<'v, T>(
         values: &'v [Value],
@@ -50,14 +53,16 @@ pub fn column_from_json(name: &str, values: &[Value]) -> Result<ArrayRef, JsonCo
         values.iter().enumerate().map(read_row).collect()
     }
     if values.iter().any(Value::is_number) && values.iter().all(is_number_or_null) {
-        return numbers_from_json(values).map_err(failed);
+        return numbers_from_json(values).map_err(|(row, problem)| failed(Some(row), problem));
     }
     Ok(match first {
         Value::Bool(_) => Arc::new(BooleanArray::from(each(values, Value::as_bool, other)?)),
         Value::String(_) => Arc::new(StringArray::from(each(values, Value::as_str, other)?)),
         Value::Array(_) => lists_from_json(name, values, each(values, Value::as_array, other)?)?,
         Value::Number(_) => Arc::new(Float64Array::from(each(values, Value::as_f64, other)?)),
-        Value::Null | Value::Object(_) => return Err(failed("objects cannot be sent as values".to_owned())),
+        Value::Null | Value::Object(_) => {
+            return Err(failed(None, "holds objects, which cannot be sent as values".to_owned()));
+        }
     })
 }
 
@@ -66,38 +71,42 @@ fn is_number_or_null(value: &Value) -> bool {
     value.is_null() || value.is_number() || float64(value).is_some()
 }
 
-fn numbers_from_json(values: &[Value]) -> Result<ArrayRef, String> {
+/// # Errors
+/// The row that no column of numbers can hold, and why.
+fn numbers_from_json(values: &[Value]) -> Result<ArrayRef, (usize, String)> {
     if let Some(row) = values.iter().position(|value| value.is_u64() && !value.is_i64()) {
-        return Err(format!("row {row} is greater than an int64 can be"));
+        return Err((row, format!("holds {}, which is greater than an int64 can be", values[row])));
     }
     if values.iter().all(|value| value.is_null() || value.is_i64()) {
         return Ok(Arc::new(values.iter().map(Value::as_i64).collect::<Int64Array>()));
     }
     if let Some(row) = values.iter().position(|value| !value.is_null() && float64(value).is_none()) {
         let value = &values[row];
-        return Err(format!(
-            "row {row} is {value}, which cannot stand exactly beside fractions; send the column as texts"
-        ));
+        let problem = format!("holds {value}, which cannot stand exactly beside fractions; send the column as texts");
+        return Err((row, problem));
     }
     Ok(Arc::new(values.iter().map(float64).collect::<Float64Array>()))
 }
 
 fn lists_from_json(name: &str, values: &[Value], rows: Vec<Option<&Vec<Value>>>) -> Result<ArrayRef, JsonColumnError> {
+    let failed = |row, problem: String| JsonColumnError { column: name.to_owned(), row, problem };
     let items: Vec<Value> = rows.iter().flatten().flat_map(|items| items.iter().cloned()).collect();
-    if items.iter().any(Value::is_array) {
-        let problem = "lists of lists cannot be sent".to_owned();
-        return Err(JsonColumnError { column: name.to_owned(), problem });
+    let offsets = OffsetBuffer::<i32>::from_lengths(rows.iter().map(|row| row.map_or(0, Vec::len)));
+    // An item stands in the last row that begins at it or before.
+    let row_of = |item: usize| offsets.partition_point(|start| *start as usize <= item) - 1;
+    if let Some(item) = items.iter().position(Value::is_array) {
+        return Err(failed(Some(row_of(item)), "holds a list of lists, which cannot be sent".to_owned()));
     }
-    let items = match column_from_json(name, &items)? {
+    let in_row = |error: JsonColumnError| JsonColumnError { row: error.row.map(row_of), ..error };
+    let items = match column_from_json(name, &items).map_err(in_row)? {
         // A list of nothing but nulls may be of any type; numbers fit most.
         nulls if nulls.data_type() == &DataType::Null => new_null_array(&DataType::Int64, nulls.len()),
         items => items,
     };
-    let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.map_or(0, Vec::len)));
     let nulls = values.iter().map(|value| !value.is_null()).collect::<Vec<bool>>().into();
     let field = Arc::new(Field::new_list_field(items.data_type().clone(), true));
     let lists = ListArray::try_new(field, offsets, items, Some(nulls));
-    Ok(Arc::new(lists.map_err(|error| JsonColumnError { column: name.to_owned(), problem: error.to_string() })?))
+    Ok(Arc::new(lists.map_err(|error| failed(None, error.to_string()))?))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -245,17 +254,18 @@ mod tests {
     }
 
     #[test]
-    fn values_of_several_kinds_are_refused() {
-        for values in [
-            json!([1, "a"]),
-            json!([true, 1]),
-            json!([{"a": 1}]),
-            json!([[[1]]]),
-            json!([[1, "a"]]),
-            json!([u64::MAX]),
-            json!([0.5, (1_i64 << 53) + 1]),
+    fn values_of_several_kinds_are_refused_with_their_row() {
+        for (values, expected) in [
+            (json!([1, "a"]), "row 2: column `c` holds a text, and a number before it; send values of one kind"),
+            (json!([null, true, 1]), "row 3: column `c` holds a number, and a boolean before it"),
+            (json!([{"a": 1}]), "column `c` holds objects"),
+            (json!([[1], [], [[1]]]), "row 3: column `c` holds a list of lists"),
+            (json!([[], [1, 2], [], [3, "a"]]), "row 4: column `c` holds a text, and a number before it"),
+            (json!([u64::MAX]), "row 1: column `c` holds 18446744073709551615, which is greater"),
+            (json!([0.5, (1_i64 << 53) + 1]), "row 2: column `c` holds 9007199254740993, which cannot stand exactly"),
         ] {
-            assert!(column_from_json("c", values.as_array().unwrap()).is_err(), "{values}");
+            let error = column_from_json("c", values.as_array().unwrap()).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{values}: {error}");
         }
     }
 }

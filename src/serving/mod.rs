@@ -15,6 +15,7 @@ pub mod columns;
 mod follow;
 mod grpc;
 mod http;
+mod in_flight;
 mod ipc;
 pub mod json;
 mod record;

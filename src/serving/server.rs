@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::BuildError;
 use tokio::net::TcpListener;
@@ -15,6 +15,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::admin::AdminService;
 use super::grpc::FeatureStoreService;
+use super::in_flight::{InFlight, bound_grpc};
 use super::pb::admin_server::AdminServer;
 use super::pb::feature_store_server::FeatureStoreServer;
 use super::record::record_grpc;
@@ -115,9 +116,11 @@ impl Server {
         });
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let service = FeatureStoreService { state: Arc::clone(&state) };
-        let router = http::router(service.clone(), metrics, state.settings.server.limits.request_bytes);
+        let limits = &state.settings.server.limits;
+        let in_flight = InFlight::new(limits.in_flight);
+        let router = http::router(service.clone(), metrics, limits.request_bytes, in_flight.clone());
         let gateway = tokio::spawn(serve_http(http, router, stopped.clone()));
-        serve_grpc(grpc, service, stopped).await?;
+        serve_grpc(grpc, service, in_flight, stopped).await?;
         follower.abort();
         upkeep.abort();
         gateway.await.map_err(|error| ServeError::Http(std::io::Error::other(error)))?
@@ -141,13 +144,13 @@ async fn serve_http(
 async fn serve_grpc(
     listener: TcpListener,
     service: FeatureStoreService,
+    in_flight: InFlight,
     stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let in_flight = service.state.settings.server.limits.in_flight;
-    let routes = grpc_routes(service).await?;
-    let recorded = Routes::from(routes.into_axum_router().layer(from_fn(record_grpc)));
+    let routes = grpc_routes(service).await?.into_axum_router();
+    let bounded = routes.layer(from_fn_with_state(in_flight, bound_grpc));
+    let recorded = Routes::from(bounded.layer(from_fn(record_grpc)));
     GrpcServer::builder()
-        .concurrency_limit_per_connection(in_flight)
         .add_routes(recorded.prepare())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until(stopped))
         .await?;

@@ -14,8 +14,8 @@ use proptest::test_runner::TestRunner;
 
 use crate::definition::{Field, ValueType};
 use crate::online_store::{
-    BulkSummary, EncodedKeys, KeyEncoder, KeyPart, OnlineStore, OnlineStoreError, RowDecoder, Schemas, ValueEncoder,
-    ViewId, split_version_key, version_key,
+    BulkSummary, EncodedKeys, KeyEncoder, KeyPart, OnlineStore, OnlineStoreError, RowDecoder, SCAN_ENTRIES, Scan,
+    Schemas, ValueEncoder, ViewId, split_version_key, version_key,
 };
 use crate::time::EventTimestamp;
 
@@ -50,6 +50,7 @@ macro_rules! online_store_conformance {
             schemas_are_numbered_and_found_again,
             values_of_an_older_schema_are_read_by_name,
             a_scan_shows_all_versions_in_key_order,
+            a_scan_in_pieces_misses_and_repeats_nothing,
             readers_see_all_of_a_bulk_write_or_nothing,
             random_timelines_answer_like_a_naive_search,
         );
@@ -204,9 +205,9 @@ pub fn far_times_are_ordered(store: &dyn OnlineStore) {
 pub fn the_same_write_again_changes_nothing(store: &dyn OnlineStore) {
     let rows = [("a", 10, None, 1), ("b", 20, Some(1), 2)];
     put(store, VIEW, &rows);
-    let before: Vec<_> = store.scan(VIEW).unwrap().map(Result::unwrap).collect();
+    let before: Vec<_> = Scan::new(store, VIEW).map(Result::unwrap).collect();
     put(store, VIEW, &rows);
-    let after: Vec<_> = store.scan(VIEW).unwrap().map(Result::unwrap).collect();
+    let after: Vec<_> = Scan::new(store, VIEW).map(Result::unwrap).collect();
     assert_eq!(before, after);
     assert_eq!(after.len(), 2);
 }
@@ -292,7 +293,7 @@ pub fn nothing_shows_before_the_bulk_write_is_finished(store: &dyn OnlineStore) 
     assert_eq!(value(store, VIEW, "a", 9), Some(1));
     assert_eq!(store.position(VIEW).unwrap(), Some(1));
     writer.finish(2).unwrap();
-    assert_eq!(store.scan(VIEW).unwrap().count(), 1);
+    assert_eq!(Scan::new(store, VIEW).count(), 1);
     assert_eq!(store.position(VIEW).unwrap(), Some(2));
 }
 
@@ -300,7 +301,7 @@ pub fn a_dropped_bulk_write_leaves_nothing(store: &dyn OnlineStore) {
     let mut writer = store.bulk_writer(VIEW).unwrap();
     writer.put(&encode_version_key(VIEW, ("a", 2, None, 0)), b"unseen").unwrap();
     drop(writer);
-    assert_eq!(store.scan(VIEW).unwrap().count(), 0);
+    assert_eq!(Scan::new(store, VIEW).count(), 0);
     assert_eq!(store.position(VIEW).unwrap(), None);
     assert!(store.views().unwrap().is_empty());
 }
@@ -373,7 +374,7 @@ pub fn views_do_not_see_each_other(store: &dyn OnlineStore) {
         assert_eq!(value(store, view, "a", 9), None, "what stands behind in the next view must not show");
         assert_eq!(value(store, view, "b", 10), None);
         assert_eq!(store.position(view).unwrap(), Some(u64::from(view.0)));
-        assert_eq!(store.scan(view).unwrap().count(), 1);
+        assert_eq!(Scan::new(store, view).count(), 1);
     }
     assert_eq!(value(store, ViewId(5), "a", 10), None);
 }
@@ -390,7 +391,7 @@ pub fn deleting_a_view_leaves_its_neighbours(store: &dyn OnlineStore) {
     assert_eq!(value(store, VIEW, "a", 10), None);
     assert!(store.schemas(VIEW).unwrap().is_empty());
     assert_eq!(store.position(VIEW).unwrap(), None);
-    assert_eq!(store.scan(VIEW).unwrap().count(), 0);
+    assert_eq!(Scan::new(store, VIEW).count(), 0);
     assert!(!store.views().unwrap().contains(&VIEW));
 }
 
@@ -452,9 +453,7 @@ pub fn a_scan_shows_all_versions_in_key_order(store: &dyn OnlineStore) {
     put(store, ViewId(VIEW.0 + 1), &[("a", 1, None, 0)]);
     put(store, ViewId(VIEW.0 - 1), &[("z", 1, None, 0)]);
     let keys = KeyEncoder::new(VIEW, &[ValueType::String]).unwrap();
-    let versions: Vec<_> = store
-        .scan(VIEW)
-        .unwrap()
+    let versions: Vec<_> = Scan::new(store, VIEW)
         .map(|entry| {
             let (key, _) = entry.unwrap();
             let (prefix, event, created) = split_version_key(&key).unwrap();
@@ -464,6 +463,28 @@ pub fn a_scan_shows_all_versions_in_key_order(store: &dyn OnlineStore) {
     let part = |key: &str| vec![KeyPart::String(key.to_owned())];
     let expected = [(part("a"), 2, Some(7)), (part("a"), 2, None), (part("a"), 1, None), (part("b"), 1, None)];
     assert_eq!(versions, expected);
+}
+
+pub fn a_scan_in_pieces_misses_and_repeats_nothing(store: &dyn OnlineStore) {
+    put(store, ViewId(VIEW.0 + 1), &[("a", 1, None, 0)]);
+    // Two pieces to the last row, so that a third is asked for.
+    let keys: Vec<String> = (0..2 * SCAN_ENTRIES).map(|key| format!("key{key:06}")).collect();
+    let rows: Vec<Row> = keys.iter().map(|key| (key.as_str(), 1, None, 0)).collect();
+    put(store, VIEW, &rows);
+    let all: Vec<_> = Scan::new(store, VIEW).map(Result::unwrap).collect();
+    let expected = rows.iter().map(|row| encode_version_key(VIEW, *row));
+    assert!(all.iter().map(|(key, _)| key.to_vec()).eq(expected));
+    let last = all.len() - 1;
+    for (after, entries_max, expected) in [
+        (None, 3, &all[..3]),
+        (Some(all[2].0.as_ref()), 2, &all[3..5]),
+        // A key between two of them.
+        (Some(&all[2].0[..all[2].0.len() - 1]), 1, &all[2..3]),
+        (Some(all[last - 1].0.as_ref()), 2, &all[last..]),
+        (Some(all[last].0.as_ref()), 2, &[]),
+    ] {
+        assert_eq!(store.scan_after(VIEW, after, entries_max).unwrap(), expected);
+    }
 }
 
 pub fn readers_see_all_of_a_bulk_write_or_nothing(store: &dyn OnlineStore) {

@@ -193,13 +193,11 @@ pub(super) fn csv_texts(
     Ok((lines, columns.into_iter().map(|mut column| column.finish()).collect()))
 }
 
-/// The values of a column's cells.
-pub(super) fn csv_array(
-    file: &str,
-    lines: &[usize],
-    cells: &StringArray,
-    column: &Column,
-) -> Result<ArrayRef, TextFileError> {
+/// The values of a column's cells, each read as the column's type.
+///
+/// # Errors
+/// The first cell that cannot be read so, with its line.
+pub fn csv_array(file: &str, lines: &[usize], cells: &StringArray, column: &Column) -> Result<ArrayRef, TextFileError> {
     parse_cells(cells, &column.data_type).map_err(|row| {
         let mut kinds = CellKinds::default();
         kinds.add(cells.value(row));
@@ -238,7 +236,9 @@ fn found_fields(file: &str, block: &Block, columns: &[Column]) -> Result<Vec<(St
 }
 
 /// The line of each object, and the objects.
-pub(super) fn json_objects(file: &str, block: &Block) -> Result<(Vec<usize>, Vec<Map<String, Value>>), TextFileError> {
+type JsonObjects = (Vec<usize>, Vec<Map<String, Value>>);
+
+pub(super) fn json_objects(file: &str, block: &Block) -> Result<JsonObjects, TextFileError> {
     let mut lines = Vec::new();
     let mut objects = Vec::new();
     for (position, text) in block.text.split('\n').enumerate().filter(|(_, text)| !text.trim().is_empty()) {

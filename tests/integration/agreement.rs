@@ -99,14 +99,14 @@ fn static_batch(rows: &[(i64, Option<i64>)]) -> RecordBatch {
 type Cell = (Option<i64>, &'static str);
 
 /// The rules of time, as a nested loop: the row that answers, or why none does.
-fn holding<'r>(
-    rows: &'r [Row],
+fn holding(
+    rows: &[Row],
     matches: impl Fn(&Row) -> bool,
     t: i64,
     ttl: Option<i64>,
     as_known: bool,
     content: impl Fn(&Row) -> (Option<i64>, Option<i64>),
-) -> Result<&'r Row, &'static str> {
+) -> Result<&Row, &'static str> {
     let mut best: Option<&Row> = None;
     for row in rows.iter().filter(|row| matches(row)) {
         let Some(event) = row.event.filter(|event| *event <= t) else { continue };

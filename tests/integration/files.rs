@@ -339,6 +339,48 @@ fn bytes_and_nan_and_empty_texts_come_back_from_every_text_format() {
     }
 }
 
+/// An empty quoted cell is the empty string, and null where the type has none, in sources and spines alike.
+#[test]
+fn an_empty_quoted_cell_is_the_same_in_sources_and_spines() {
+    let files = Files::with(
+        "entities: [{name: e, join_keys: [{name: k, type: int64}, {name: t, type: string}]}]\n\
+         sources: [{name: s, batch: {format: csv, path: x.csv}, event_timestamp: at}]\n\
+         feature_views: [{name: v, entities: [e], source: s, features: [{name: x, type: int64}]}]\n\
+         on_demand_feature_views:\n  \
+           - name: o\n    \
+             request: [{name: n, type: float64}, {name: b, type: bool}, {name: d, type: date}, {name: u, type: string}]\n    \
+             features_from: [v]\n    \
+             features:\n      \
+               - {name: nulls, type: string, expression: \"concat(n IS NULL, b IS NULL, d IS NULL, u IS NULL)\"}\n",
+    );
+    files.write("x.csv", "k,t,at,x\n1,\"\",2024-01-01,\"\"\n2,\"\",2024-01-01,7\n\"\",\"\",2024-01-01,8\n");
+    files.write(
+        "spine.csv",
+        "k,t,event_timestamp,n,b,d,u\n\
+         2,\"\",2024-01-02,\"\",\"\",\"\",\"\"\n\
+         1,\"\",2024-01-02,,,,\n\
+         \"\",\"\",2024-01-02,1,true,2024-01-01,x\n\
+         2,,2024-01-02,,,,\n\
+         2,\"\",\"\",,,,\n",
+    );
+    run_json(files.path(), &["apply", "--yes"]);
+    let out = ["--features", "v,o", "--out", "out.ndjson", "--entities", "spine.csv", "--from-source"];
+    run_json(files.path(), &[&["get-batch-features"], &out[..]].concat());
+    let text = std::fs::read_to_string(files.path().join("out.ndjson")).unwrap();
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shown: Vec<Value> = rows.iter().map(|row| json!([row["k"], row["t"], row["x"], row["nulls"]])).collect();
+    assert_eq!(
+        shown,
+        [
+            json!([2, "", 7, "truetruetruefalse"]),
+            json!([1, "", null, "truetruetruetrue"]),
+            json!([null, "", null, "falsefalsefalsefalse"]),
+            json!([2, null, null, "truetruetruetrue"]),
+            json!([2, "", null, "truetruetruetrue"]),
+        ]
+    );
+}
+
 #[test]
 fn carried_columns_come_back_untouched() {
     let files = Files::new("format: csv, path: x.csv", "{name: x, type: int64}");

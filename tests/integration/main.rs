@@ -1,4 +1,5 @@
 //! Tests across modules and of the command, one module a boundary. One binary, since each would link everything.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, also in its helpers")]
 
 mod agreement;
 mod changes;

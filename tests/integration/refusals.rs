@@ -38,6 +38,10 @@ fn calls_that_are_wrong_are_refused() {
     write("twice.csv", "origin,origin,event_timestamp\nJFK,JFK,2013-01-01\n");
     write("two_times.csv", "origin,a,b\nJFK,2013-01-01T00:00,2013-01-01T00:00\n");
     write("bad.ndjson", "{\"origin\": \"JFK\"}\nnot json\n");
+    write(
+        "bad_time.ndjson",
+        "{\"origin\": \"JFK\", \"event_timestamp\": \"2013-01-01\"}\n\n{\"origin\": \"JFK\", \"event_timestamp\": \"soon\"}\n",
+    );
     write("mixed.ndjson", "{\"origin\": \"JFK\", \"x\": 1}\n{\"origin\": \"JFK\", \"x\": \"a\"}\n");
     write("bad.parquet", "not parquet");
     write("bad.sql", "SELECT * FROM nothing");
@@ -66,14 +70,19 @@ fn calls_that_are_wrong_are_refused() {
         (batch("missing.csv", "origin_weather"), 2, "no such file"),
         (batch("no_key.csv", "origin_weather"), 2, "did you mean `orgin`"),
         (batch("no_time.csv", "origin_weather"), 2, "no column of timestamps"),
-        (batch("bad_time.csv", "origin_weather"), 2, "row 1 holds `soon`"),
+        (batch("bad_time.csv", "origin_weather"), 2, "bad_time.csv:3`: column `event_timestamp` holds `soon`"),
+        (batch("bad_time.ndjson", "origin_weather"), 2, "bad_time.ndjson:3`: column `event_timestamp` holds `soon`"),
         (batch("ragged.csv", "origin_weather"), 2, "ragged.csv:2"),
         (batch("open_quote.csv", "origin_weather"), 2, "open_quote.csv:2"),
         (batch("clash.csv", "origin_weather"), 2, "`temp` is sent and asked for"),
         (batch("twice.csv", "origin_weather"), 2, "`origin` is sent twice"),
         (batch("two_times.csv", "origin_weather"), 2, "several: a, b"),
         (batch("bad.ndjson", "origin_weather"), 2, "bad.ndjson:2"),
-        (batch("mixed.ndjson", "origin_weather"), 2, "send values of one kind"),
+        (
+            batch("mixed.ndjson", "origin_weather"),
+            2,
+            "mixed.ndjson:2`: column `x` holds a text, and a number before it",
+        ),
         (batch("bad.parquet", "origin_weather"), 2, "bad.parquet"),
         (batch("bad.sql", "origin_weather"), 2, "nothing"),
         (batch("ddl.sql", "origin_weather"), 2, "DDL"),
@@ -115,7 +124,7 @@ fn calls_that_are_wrong_are_refused() {
         (online("origin_weather", "{"), 2, "JSON object"),
         (online("origin_weather", "orgin=JFK"), 2, "did you mean `orgin`"),
         (online("nothing", "origin=JFK"), 2, "there is no feature view `nothing`"),
-        (online("trip", "origin=JFK,dest=LAX,distance=far"), 2, "cannot be read as one"),
+        (online("trip", "origin=JFK,dest=LAX,distance=far"), 2, "row 1: column `distance` holds `far`"),
         (
             vec!["get-online-features", "--features", "origin_weather", "--now", "soon", "--entity", "origin=JFK"],
             2,
@@ -191,6 +200,42 @@ fn what_sources_tell_is_told_with_its_place_all_in_one_run() {
         assert!(stderr.contains("--> feature_defs/flights/feature_views.yaml:71:21"), "{stderr}");
     }
     assert!(!folder.join("state/registry").exists(), "nothing is applied");
+}
+
+#[test]
+fn a_source_that_no_view_reads_is_checked_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::create_dir(folder.join("feature_defs")).unwrap();
+    std::fs::write(folder.join("asof.yaml"), "project: x\n").unwrap();
+    std::fs::write(folder.join("x.csv"), "k,at,n\na,2024-01-01,1\n").unwrap();
+    for (source, pointed_at, said) in [
+        ("batch: {format: csv, path: y.csv}", "y.csv", "cannot be read from `y.csv`: there is no such file"),
+        ("batch: {format: csv, path: x.csv}, event_timestamp: att", "att", "did you mean `at`?"),
+        ("batch: {format: csv, path: x.csv}, created_timestamp: made", "made", "needs column `made`"),
+        ("batch: {format: csv, path: x.csv}, rename: {m: n}", "m: n", "needs column `m`"),
+        ("batch: {format: csv, path: x.csv}, schema: [{name: m, type: int64}]", "m, type", "needs column `m`"),
+        (
+            "batch: {format: csv, path: x.csv}, schema: [{name: k, type: int64}]",
+            "x.csv",
+            "`x.csv:2`: column `k` holds `a`",
+        ),
+    ] {
+        let text = format!("sources:\n  - {{name: s, {source}}}\n");
+        std::fs::write(folder.join("feature_defs/s.yaml"), &text).unwrap();
+        let (status, stdout, stderr) = run(folder, &["validate", "--output", "json"]);
+        assert_eq!(status, 2, "{source}: {stderr}");
+        let document: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let diagnostics = document["error"]["diagnostics"].as_array().unwrap();
+        assert_eq!(diagnostics.len(), 1, "{document:#}");
+        assert!(diagnostics[0]["message"].as_str().unwrap().contains(said), "{document:#}");
+        let column = text.lines().nth(1).unwrap().find(pointed_at).unwrap() + 1;
+        assert_eq!(diagnostics[0]["line"], 2);
+        assert_eq!(diagnostics[0]["column"], column, "{source}: {document:#}");
+    }
+    let pushed = "sources:\n  - {name: s, schema: [{name: k, type: int64}]}\n";
+    std::fs::write(folder.join("feature_defs/s.yaml"), pushed).unwrap();
+    assert_eq!(run_json(folder, &["validate"])["valid"], true);
 }
 
 #[test]

@@ -301,6 +301,64 @@ async fn a_batch_request_streams_the_spine_and_the_answer() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_beyond_what_is_worked_on_at_once_are_refused_over_grpc_and_http() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+    let folder = flights_project();
+    let folder = folder.path();
+    std::fs::write(folder.join("asof.yaml"), "project: flights\nserver: {limits: {in_flight: 2}}\n").unwrap();
+    run_json(folder, &["apply", "--yes"]);
+    run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
+    let server = TestServer::start(folder, &[]);
+    let asked = || online(&["origin_weather"], "origin", &["JFK"]);
+    let over_http = || server.post(&json!({"features": ["origin_weather"], "entities": {"origin": ["JFK"]}}));
+
+    // Spines that do not end, each over a connection of its own.
+    let mut under_way = Vec::new();
+    for _ in 0..2 {
+        let (spine, messages) = tokio::sync::mpsc::channel::<pb::GetBatchFeaturesRequest>(1);
+        let mut client = server.client().await;
+        let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+        under_way.push((spine, tokio::spawn(async move { client.get_batch_features(messages).await.map(drop) })));
+    }
+    let mut client = server.client().await;
+    let started = Instant::now();
+    let refused = loop {
+        match client.get_online_features(asked()).await {
+            Err(status) => break status,
+            Ok(_) => assert!(started.elapsed() < Duration::from_secs(10), "nothing is refused"),
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("works on 2 requests"), "{refused}");
+    let (status, answer) = over_http();
+    assert_eq!(status, 429, "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("works on 2 requests"), "{answer}");
+
+    // What tells that the server lives is answered, and so are commands.
+    assert_eq!(server.http("GET", "/health", "").0, 200);
+    let (status, metrics) = server.http("GET", "/metrics", "");
+    assert_eq!(status, 200);
+    for line in [
+        r#"asof_requests_total{method="asof.v1.FeatureStore/GetOnlineFeatures",code="RESOURCE_EXHAUSTED"} 1"#,
+        r#"asof_requests_total{method="POST /v1/get-online-features",code="429"} 1"#,
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(line)), "no `{line}` in {metrics}");
+    }
+    let channel = Channel::from_shared(format!("http://{}", server.grpc)).unwrap().connect().await.unwrap();
+    let health = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
+    assert_eq!(health.into_inner().status, 1);
+    run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
+
+    for (spine, call) in under_way {
+        drop(spine);
+        assert_eq!(call.await.unwrap().unwrap_err().code(), Code::InvalidArgument);
+    }
+    client.get_online_features(asked()).await.unwrap();
+    assert_eq!(over_http().0, 200);
+}
+
 #[test]
 fn a_server_that_others_could_reach_wants_to_be_told_so() {
     let folder = flights_project();

@@ -311,17 +311,20 @@ impl OnlineStore for RocksDbOnlineStore {
         levels.map(Some).ok_or(OnlineStoreError::CorruptEntry { entry: "retention", view })
     }
 
-    fn scan(
+    fn scan_after(
         &self,
         view: ViewId,
-    ) -> Result<Box<dyn Iterator<Item = Result<Entry, OnlineStoreError>> + '_>, OnlineStoreError> {
+        after: Option<&[u8]>,
+        entries_max: usize,
+    ) -> Result<Vec<Entry>, OnlineStoreError> {
         let (start, end) = view_range(view);
         let mut options = all_keys();
-        options.set_iterate_lower_bound(start);
+        // The next key after one is the same with a zero more.
+        options.set_iterate_lower_bound(after.map_or_else(|| start.to_vec(), |after| [after, &[0]].concat()));
         options.set_iterate_upper_bound(end);
         options.fill_cache(false);
         let entries = self.db.iterator_cf_opt(&self.timeline(), options, IteratorMode::Start);
-        Ok(Box::new(entries.map(move |entry| entry.map_err(self.failed("be scanned")))))
+        entries.take(entries_max).map(|entry| entry.map_err(self.failed("be scanned"))).collect()
     }
 
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {

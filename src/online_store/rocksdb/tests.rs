@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::{ErrorKind, error_chain};
+use crate::online_store::Scan;
 use crate::online_store::key::version_key;
 use crate::testing::online_store::{online_store_conformance, put, read, value};
 use crate::time::FixedClock;
@@ -68,9 +69,9 @@ fn a_bulk_write_of_many_files_is_one() {
     let asked: Vec<_> = keys.iter().map(|key| Some(key.as_str())).collect();
     let answers = read(&store, VIEW, &asked, 10);
     assert!(answers.iter().zip(0..).all(|(answer, value)| *answer == Some((10, None, value))));
-    assert_eq!(store.scan(VIEW).unwrap().count(), 5_000);
+    assert_eq!(Scan::new(&store, VIEW).count(), 5_000);
     store.delete_view(VIEW).unwrap();
-    assert_eq!(store.scan(VIEW).unwrap().count(), 0);
+    assert_eq!(Scan::new(&store, VIEW).count(), 0);
     let files = store.db.live_files().unwrap();
     let files = files.iter().filter(|file| file.column_family_name == TIMELINE);
     assert!(files.map(|file| file.size).sum::<usize>() < 1 << 12, "the values' files are gone");
@@ -136,7 +137,7 @@ fn without_history_nothing_is_forgotten() {
     let (_folder, store) = new_store();
     put(&store, VIEW, &[("a", -20, None, 1), ("a", -10, None, 2)]);
     store.compact();
-    assert_eq!(store.scan(VIEW).unwrap().count(), 2);
+    assert_eq!(Scan::new(&store, VIEW).count(), 2);
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn a_killed_process_leaves_whole_bulk_writes_and_their_position() {
         let store = open(&folder).unwrap();
         let position = store.position(VIEW).unwrap().unwrap_or_default();
         let mut newest: Vec<(Vec<u8>, u64)> = Vec::new();
-        for entry in store.scan(VIEW).unwrap() {
+        for entry in Scan::new(&store, VIEW) {
             let (key, _) = entry.unwrap();
             let (prefix, event, _) = split_version_key(&key).unwrap();
             if newest.last().is_none_or(|(last, _)| last != prefix) {

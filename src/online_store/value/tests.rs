@@ -278,7 +278,7 @@ fn columns_that_are_not_as_declared_are_refused() {
     let lists = new_null_array(&arrow_type(&"list<string>".parse().unwrap()), 2);
     let other_lists = new_null_array(&arrow_type(&"list<int64>".parse().unwrap()), 1);
     let error = |columns: &[ArrayRef]| encoder.bind(columns).err();
-    assert!(matches!(error(&[ints.clone()]), Some(EncodeError::ColumnCount { expected: 2, found: 1 })));
+    assert!(matches!(error(std::slice::from_ref(&ints)), Some(EncodeError::ColumnCount { expected: 2, found: 1 })));
     assert!(matches!(error(&[ints.clone(), lists]), Some(EncodeError::ColumnLength { .. })));
     assert!(matches!(error(&[ints.clone(), ints.clone()]), Some(EncodeError::ColumnType { .. })));
     assert!(matches!(error(&[ints, other_lists]), Some(EncodeError::ColumnType { .. })));

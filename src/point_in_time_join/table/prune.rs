@@ -92,7 +92,7 @@ impl Filter<'_> {
     fn kept(&self, statistics: &Statistics) -> Result<Vec<bool>, ParquetError> {
         let mut kept = vec![true; statistics.count];
         if let Some((min, max)) = &statistics.events {
-            let instants = |bounds: &ArrayRef| Ok::<_, ArrowError>(cast(bounds, &read::instant_type())?);
+            let instants = |bounds: &ArrayRef| cast(bounds, &read::instant_type());
             let (min, max) = (instants(min)?, instants(max)?);
             let (min, max) =
                 (min.as_primitive::<TimestampMicrosecondType>(), max.as_primitive::<TimestampMicrosecondType>());
@@ -193,7 +193,7 @@ impl Statistics {
         view: &TableView,
         row_group: usize,
         rows: usize,
-    ) -> Result<Option<(Self, Vec<Range<usize>>)>, ParquetError> {
+    ) -> Result<Option<PagesOf>, ParquetError> {
         let metadata = file.metadata.metadata();
         let (Some(column_index), Some(offset_index)) = (metadata.column_index(), metadata.offset_index()) else {
             return Ok(None);
@@ -233,6 +233,9 @@ impl Statistics {
         Ok(Some((statistics, first)))
     }
 }
+
+/// Statistics of pages, and the rows of each page.
+type PagesOf = (Statistics, Vec<Range<usize>>);
 
 /// Bounds that say something of every row: none where some rows are null, since these hold at every time.
 fn known(bounds: (ArrayRef, ArrayRef), nulls: &UInt64Array) -> Result<(ArrayRef, ArrayRef), ParquetError> {

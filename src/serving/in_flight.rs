@@ -1,0 +1,97 @@
+//! One bound for the requests that are worked on at once, over gRPC and HTTP together: what comes on top is refused.
+//!
+//! A request counts from its head to the last byte of its answer. Probes, `/metrics`, reflection and the commands on
+//! the same project are not counted: they are what a full server has to answer still.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
+
+use super::http::failure;
+use super::pb::feature_store_server::SERVICE_NAME;
+
+#[derive(Debug, Clone)]
+pub(super) struct InFlight {
+    permits: Arc<Semaphore>,
+    max: usize,
+}
+
+impl InFlight {
+    pub fn new(max: usize) -> Self {
+        InFlight { permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))), max }
+    }
+
+    fn enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    fn refusal(&self) -> String {
+        format!(
+            "the server works on {} requests, and takes no more at once; try again, or raise `in_flight` of its limits",
+            self.max
+        )
+    }
+}
+
+/// Admits a request to the gateway, or answers 429.
+pub(super) async fn bound_http(State(in_flight): State<InFlight>, request: Request, next: Next) -> Response {
+    match in_flight.enter() {
+        Some(permit) => held(next.run(request).await, permit),
+        None => failure(StatusCode::TOO_MANY_REQUESTS, &in_flight.refusal()),
+    }
+}
+
+/// Admits a call of the feature store, or answers RESOURCE_EXHAUSTED.
+pub(super) async fn bound_grpc(State(in_flight): State<InFlight>, request: Request, next: Next) -> Response {
+    let service = request.uri().path().trim_start_matches('/').split('/').next();
+    if service != Some(SERVICE_NAME) {
+        return next.run(request).await;
+    }
+    match in_flight.enter() {
+        Some(permit) => held(next.run(request).await, permit),
+        None => Status::resource_exhausted(in_flight.refusal()).into_http(),
+    }
+}
+
+fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
+    response.map(|body| Body::new(HeldBody { body, permit: Some(permit) }))
+}
+
+/// A body that lets the next request in when it ends.
+struct HeldBody {
+    body: Body,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl HttpBody for HeldBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) {
+            self.permit = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
