@@ -115,7 +115,7 @@ async fn a_window_that_grows_finds_what_no_window_saw_before() {
 fn forget_everything(project: &TestProject) {
     let store = &project.online_store;
     for id in store.views().unwrap() {
-        let entries: Vec<_> = store.scan(id).unwrap().map(Result::unwrap).collect();
+        let entries = store.scan_after(id, None, usize::MAX).unwrap();
         let position = store.position(id).unwrap().unwrap();
         let mut writer = store.bulk_writer(id).unwrap();
         entries.iter().for_each(|(key, _)| writer.delete(key).unwrap());

@@ -14,7 +14,7 @@ fn from_files_to_answers() {
     let folder = flights_project();
     let folder = folder.path();
     let plan = run_json(folder, &["plan"]);
-    assert_eq!(plan["changes"].as_array().unwrap().len(), 16, "{plan:#}");
+    assert_eq!(plan["changes"].as_array().unwrap().len(), 21, "{plan:#}");
     assert_eq!(run_json(folder, &["apply", "--yes"])["version"], 1);
     assert_eq!(run_json(folder, &["apply", "--yes"])["applied"], false);
 
@@ -84,7 +84,7 @@ fn what_is_applied_can_be_listed_and_described() {
     let folder = folder.path();
     run_json(folder, &["apply", "--yes"]);
     let views = run_json(folder, &["list", "feature_views"]);
-    assert_eq!(views["definitions"].as_array().unwrap().len(), 5);
+    assert_eq!(views["definitions"].as_array().unwrap().len(), 9);
     assert_eq!(run_json(folder, &["describe", "feature_view", "origin_weather"])["ttl"], "3h");
     assert_eq!(run_json(folder, &["list", "versions"])["versions"][0]["version"], 1);
     let status = run_json(folder, &["status"]);

@@ -12,10 +12,10 @@ use crate::support::{asof, flights_project, run, run_json};
 /// Everything that both stores answer: the tables' rows, and the online values of every airport and route.
 fn answers(folder: &Path) -> Vec<String> {
     let mut answers = Vec::new();
-    for view in ["origin_weather", "route_day", "carrier_day", "plane_profile"] {
+    for view in VIEWS {
         let out = folder.join("answer.ndjson");
         let times: &[&str] = match view {
-            "plane_profile" => &["--as-of", "2014-02-01"],
+            "plane_profile" | "origin_delay" => &["--as-of", "2013-09-01"],
             _ => &["--start", "2013-01-01", "--end", "2014-02-01"],
         };
         let arguments = [&["get-batch-features", "--features", view, "--out", out.to_str().unwrap()], times].concat();
@@ -23,7 +23,8 @@ fn answers(folder: &Path) -> Vec<String> {
         answers.push(std::fs::read_to_string(out).unwrap());
     }
     let entities = ["EWR", "JFK", "LGA"].map(|origin| format!("origin={origin},dest=BOS,carrier=B6,tailnum=N10156"));
-    let mut arguments = vec!["get-online-features", "--features", "origin_weather,route_day,carrier_day,plane_profile"];
+    let features = VIEWS.join(",");
+    let mut arguments = vec!["get-online-features", "--features", &features];
     for entity in &entities {
         arguments.extend(["--entity", entity]);
     }
@@ -41,7 +42,10 @@ fn applied_project() -> tempfile::TempDir {
     folder
 }
 
-const MATERIALIZE: [&str; 3] = ["materialize", "--end", "2014-02-01"];
+/// Of every kind one: rows, queries, static rows, windows.
+const VIEWS: [&str; 4] = ["origin_weather", "route_day", "plane_profile", "origin_delay"];
+const MATERIALIZE: [&str; 7] =
+    ["materialize", "origin_weather", "route_day", "plane_profile", "origin_delay", "--end", "2014-02-01"];
 
 #[test]
 fn a_killed_materialization_is_repaired_by_the_next_one() {

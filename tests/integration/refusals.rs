@@ -180,8 +180,8 @@ fn what_sources_tell_is_told_with_its_place_all_in_one_run() {
         (9, "needs column `humd`, which source `weather` does not have; did you mean `humid`?"),
         (47, "there is no `flight` among its sources; did you mean `flights`?"),
         (71, "Expected: end of statement, found: ORDER"),
-        (82, "the aggregate function `sum`"),
-        (83, "there is no column `distnce`; did you mean `distance`?"),
+        (120, "the aggregate function `sum`"),
+        (121, "there is no column `distnce`; did you mean `distance`?"),
         (11, "its columns `year` and `seats` are both called `seats`"),
     ];
     for command in ["validate", "plan", "apply"] {
