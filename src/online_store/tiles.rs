@@ -22,12 +22,15 @@ use crate::tile::{Aggregate, Partial, PartialKind, TileError};
 use crate::time::duration_micros;
 
 const SECOND: i64 = 1_000_000;
-const DAY: i64 = 86_400 * SECOND;
+const HOUR: i64 = 3_600 * SECOND;
+const DAY: i64 = 24 * HOUR;
 
 /// Widths that tiles may have, in microseconds; each divides the next one.
-const WIDTHS: [i64; 6] = [2 * SECOND, 20 * SECOND, 300 * SECOND, 3_600 * SECOND, DAY, 30 * DAY];
-/// The narrowest tiles are not much narrower than the shortest window: its edges are read event by event.
-const NARROWEST_PER_WINDOW: i64 = 30;
+const WIDTHS: [i64; 6] = [2 * SECOND, 20 * SECOND, 300 * SECOND, HOUR, DAY, 30 * DAY];
+/// The edges of windows are read event by event, within a narrowest tile: that is no longer than one of these parts of
+/// the shortest window, of which the first counts for windows of up to an hour.
+const EDGES_OF_SHORT_WINDOWS: i64 = 12;
+const EDGES_OF_LONG_WINDOWS: i64 = 100;
 
 /// One partial aggregate of every tile of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,8 +179,14 @@ fn widths(windows: impl Iterator<Item = Window>) -> Vec<i64> {
         shortest = shortest.min(length);
         longest = longest.max(length);
     }
-    // Only windows without end: their one moving edge is the asked time.
-    let narrowest = if shortest == i64::MAX { WIDTHS[3] } else { shortest / NARROWEST_PER_WINDOW };
+    let narrowest = match shortest {
+        // Only windows without end: their one moving edge is the asked time.
+        i64::MAX => HOUR,
+        _ => {
+            (shortest / EDGES_OF_SHORT_WINDOWS).min(HOUR / EDGES_OF_SHORT_WINDOWS).max(shortest / EDGES_OF_LONG_WINDOWS)
+        }
+    };
+    let narrowest = WIDTHS.into_iter().filter(|width| *width <= narrowest).next_back().unwrap_or(WIDTHS[0]);
     WIDTHS.into_iter().filter(|width| *width >= narrowest && *width <= longest / 2).collect()
 }
 
@@ -332,6 +341,7 @@ mod tests {
     fn tiles_are_as_wide_as_the_windows_ask_for() {
         let of = |texts: &[&str]| widths(texts.iter().map(|text| text.parse::<Window>().unwrap()));
         assert_eq!(of(&["1h", "1d", "7d", "30d"]), WIDTHS[2..5]);
+        assert_eq!(of(&["30d"]), WIDTHS[3..5]);
         assert_eq!(of(&["1m"]), WIDTHS[..2]);
         assert_eq!(of(&["lifetime"]), WIDTHS[3..]);
         assert_eq!(of(&["500ms"]), Vec::<i64>::new());

@@ -94,19 +94,42 @@ enum Builder {
     Map { keys: Box<AnswerBuilder>, values: Box<AnswerBuilder>, maps: Lists },
 }
 
+impl Builder {
+    fn append_null(&mut self) {
+        match self {
+            Builder::Bool(builder) => builder.append_null(),
+            Builder::Int32(builder) => builder.append_null(),
+            Builder::Int64(builder) => builder.append_null(),
+            Builder::Float32(builder) => builder.append_null(),
+            Builder::Float64(builder) => builder.append_null(),
+            Builder::String(builder) => builder.append_null(),
+            Builder::Bytes(builder) => builder.append_null(),
+            Builder::Timestamp(builder) => builder.append_null(),
+            Builder::Date(builder) => builder.append_null(),
+            Builder::List { lists, .. } => lists.append_null(),
+            Builder::Map { maps, .. } => maps.append_null(),
+        }
+    }
+}
+
 impl AnswerBuilder {
     pub fn new(value_type: &ValueType) -> Self {
-        let inner = |value_type: &ValueType| Box::new(AnswerBuilder::new(value_type));
+        Self::with_capacity(value_type, 0)
+    }
+
+    /// A builder with room for this many answers.
+    pub fn with_capacity(value_type: &ValueType, answers: usize) -> Self {
+        let inner = |value_type: &ValueType| Box::new(AnswerBuilder::with_capacity(value_type, answers));
         let builder = match value_type {
-            ValueType::Bool => Builder::Bool(BooleanBuilder::new()),
-            ValueType::Int32 => Builder::Int32(PrimitiveBuilder::new()),
-            ValueType::Int64 => Builder::Int64(PrimitiveBuilder::new()),
-            ValueType::Float32 => Builder::Float32(PrimitiveBuilder::new()),
-            ValueType::Float64 => Builder::Float64(PrimitiveBuilder::new()),
+            ValueType::Bool => Builder::Bool(BooleanBuilder::with_capacity(answers)),
+            ValueType::Int32 => Builder::Int32(PrimitiveBuilder::with_capacity(answers)),
+            ValueType::Int64 => Builder::Int64(PrimitiveBuilder::with_capacity(answers)),
+            ValueType::Float32 => Builder::Float32(PrimitiveBuilder::with_capacity(answers)),
+            ValueType::Float64 => Builder::Float64(PrimitiveBuilder::with_capacity(answers)),
             ValueType::String => Builder::String(StringBuilder::new()),
             ValueType::Bytes => Builder::Bytes(BinaryBuilder::new()),
-            ValueType::Timestamp => Builder::Timestamp(PrimitiveBuilder::new().with_timezone(UTC)),
-            ValueType::Date => Builder::Date(PrimitiveBuilder::new()),
+            ValueType::Timestamp => Builder::Timestamp(PrimitiveBuilder::with_capacity(answers).with_timezone(UTC)),
+            ValueType::Date => Builder::Date(PrimitiveBuilder::with_capacity(answers)),
             ValueType::List(item) => Builder::List { items: inner(item), lists: Lists::new(value_type) },
             ValueType::Map(key, value) => {
                 Builder::Map { keys: inner(key), values: inner(value), maps: Lists::new(value_type) }
@@ -119,17 +142,18 @@ impl AnswerBuilder {
     /// [`TileError::AnswerType`] if the answer is no value of the type, [`TileError::ColumnTooLarge`] if Arrow cannot
     /// hold more of them; the builder is then good for nothing but to be dropped.
     pub fn append(&mut self, answer: Answer) -> Result<(), TileError> {
-        let wrong = TileError::AnswerType { expected: self.value_type.clone() };
-        match (&mut self.builder, answer) {
-            (_, Answer::Null | Answer::OutOfRange) => self.append_null(),
+        let AnswerBuilder { value_type, builder } = self;
+        let wrong = || TileError::AnswerType { expected: value_type.clone() };
+        match (builder, answer) {
+            (builder, Answer::Null | Answer::OutOfRange) => builder.append_null(),
             (Builder::Bool(builder), Answer::Bool(value)) => builder.append_value(value),
             (Builder::Int64(builder), Answer::Int(value)) => builder.append_value(value),
             (Builder::Timestamp(builder), Answer::Int(value)) => builder.append_value(value),
             (Builder::Int32(builder), Answer::Int(value)) => {
-                builder.append_value(i32::try_from(value).map_err(|_| wrong)?);
+                builder.append_value(i32::try_from(value).map_err(|_| wrong())?);
             }
             (Builder::Date(builder), Answer::Int(value)) => {
-                builder.append_value(i32::try_from(value).map_err(|_| wrong)?);
+                builder.append_value(i32::try_from(value).map_err(|_| wrong())?);
             }
             (Builder::Float64(builder), Answer::Float(value)) => builder.append_value(canonical_float(value)),
             (Builder::Float32(builder), Answer::Float(value)) => {
@@ -137,7 +161,7 @@ impl AnswerBuilder {
             }
             (Builder::String(builder), Answer::Bytes(value)) => {
                 check_offset(builder.values_slice().len() + value.len())?;
-                builder.append_value(std::str::from_utf8(&value).map_err(|_| wrong)?);
+                builder.append_value(std::str::from_utf8(&value).map_err(|_| wrong())?);
             }
             (Builder::Bytes(builder), Answer::Bytes(value)) => {
                 check_offset(builder.values_slice().len() + value.len())?;
@@ -154,25 +178,9 @@ impl AnswerBuilder {
                     values.append(value)?;
                 }
             }
-            _ => return Err(wrong),
+            _ => return Err(wrong()),
         }
         Ok(())
-    }
-
-    fn append_null(&mut self) {
-        match &mut self.builder {
-            Builder::Bool(builder) => builder.append_null(),
-            Builder::Int32(builder) => builder.append_null(),
-            Builder::Int64(builder) => builder.append_null(),
-            Builder::Float32(builder) => builder.append_null(),
-            Builder::Float64(builder) => builder.append_null(),
-            Builder::String(builder) => builder.append_null(),
-            Builder::Bytes(builder) => builder.append_null(),
-            Builder::Timestamp(builder) => builder.append_null(),
-            Builder::Date(builder) => builder.append_null(),
-            Builder::List { lists, .. } => lists.append_null(),
-            Builder::Map { maps, .. } => maps.append_null(),
-        }
     }
 
     /// The column of what was appended.

@@ -97,7 +97,8 @@ impl Chunk<'_> {
             false => order.iter().map(|event| events.created[*event as usize]).collect(),
         };
         let columns = self.columns(events, order)?;
-        let answers = self.features.iter().map(|feature| FeatureAnswers::new(feature, groups));
+        let slots = self.groups.iter().map(|(slots, _)| slots.len()).sum();
+        let answers = self.features.iter().map(|feature| FeatureAnswers::new(feature, groups, slots));
         let mut answers = answers.collect::<Result<Vec<_>, TileError>>().map_err(external)?;
         let windows = distinct_windows(self.features);
         let mut seen: Vec<Vec<Range<u32>>> = vec![Vec::new(); windows.len()];
@@ -206,11 +207,11 @@ struct FeatureAnswers<'a> {
 }
 
 impl<'a> FeatureAnswers<'a> {
-    fn new(feature: &'a WindowFeature, groups: &Groups) -> Result<Self, TileError> {
+    fn new(feature: &'a WindowFeature, groups: &Groups, slots: usize) -> Result<Self, TileError> {
         Ok(FeatureAnswers {
             feature,
             function: Function::of(feature)?,
-            builder: AnswerBuilder::new(&feature.value_type),
+            builder: AnswerBuilder::with_capacity(&feature.value_type, slots),
             out_of_range: 0,
             resolution: groups.view.resolution.map(duration_micros),
             failed: None,

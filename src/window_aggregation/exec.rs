@@ -22,6 +22,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
+use rayon::prelude::*;
 
 use super::answer::{Groups, answer_groups};
 use super::events::{Events, Wanted};
@@ -241,9 +242,15 @@ impl Aggregating {
             }
             first_slot = end_slot;
         }
-        let order = row_order(index);
-        let features = answered.into_iter().zip(&view.features);
-        features.map(|(pieces, feature)| in_row_order(pieces, &arrow_type(&feature.value_type), &order)).collect()
+        let (index, view) = (Arc::clone(index), Arc::clone(view));
+        let ordered = tokio::task::spawn_blocking(move || {
+            let order = row_order(&index);
+            let features = answered.into_par_iter().zip(&view.features);
+            let ordered =
+                features.map(|(pieces, feature)| in_row_order(pieces, &arrow_type(&feature.value_type), &order));
+            ordered.collect::<Result<Vec<ArrayRef>>>()
+        });
+        ordered.await.map_err(|error| DataFusionError::External(Box::new(error)))?
     }
 
     async fn read(&mut self, position: usize, wanted: &Arc<Wanted>) -> Result<Events> {
