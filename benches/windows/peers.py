@@ -145,6 +145,9 @@ def polars_windows(question: Question) -> "LazyFrame":
             case "count_distinct":
                 # The nulls of other questions count as one value.
                 found = value.n_unique().cast(pl.Int64) - value.is_null().any().cast(pl.Int64)
+            case "sum":
+                # The sum of nothing but other questions is zero.
+                found = pl.when(value.count() > 0).then(value.sum())
             case "last":
                 found = value.drop_nulls().tail(asked.n).reverse()
             case function:
