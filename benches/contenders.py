@@ -111,7 +111,11 @@ def parsed(
 ) -> argparse.Namespace:
     """The arguments, `peers` reduced to the engines that are installed."""
     engines = default_engines or list(packages)
-    parser.add_argument("--peers", type=lambda text: text.split(","), default=engines, help="names with commas")
+
+    def names(text: str) -> list[str]:
+        return [name for name in text.split(",") if name]
+
+    parser.add_argument("--peers", type=names, default=engines, help="names with commas; none: ''")
     arguments = parser.parse_args()
     if unknown := set(arguments.peers) - set(packages):
         parser.error(f"unknown peers {sorted(unknown)}: there are {list(packages)}")
