@@ -13,42 +13,18 @@ materialized from, ordered by time alone (`--peer-input source`). With `--from-s
 """
 
 import argparse
-import importlib.util
-import os
 import shutil
-import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from join import answers, processes
+from contenders import CORES, Contender, measure, parsed, parser_of, print_table
+from join import answers
 from join.peers import ENGINES, Question, Table
-from join.processes import RunFailed, Usage
 from join.project import Project
 from join.workloads import DEFAULT_WORKLOADS, SCALES, WORKLOADS, Workload, chosen
 
 PEERS = Path(__file__).parent / "join/peers.py"
-CORES = len(os.sched_getaffinity(0))
-
-
-@dataclass
-class Contender:
-    name: str
-    command: list[str]
-    answer: Path
-    runs: list[Usage] = field(default_factory=list)
-    failure: str | None = None
-
-    def median(self, what: str) -> float:
-        return statistics.median(getattr(run, what) for run in self.runs)
-
-    @property
-    def seconds(self) -> float:
-        return self.median("seconds")
-
-    @property
-    def memory_mb(self) -> float:
-        return self.median("memory_mb")
 
 
 @dataclass(frozen=True)
@@ -106,37 +82,6 @@ def question(project: Project, workload: Workload, peer_input: str, answer: Path
     )
 
 
-def measure(contenders: list[Contender], folder: Path, rounds: int, seconds_max: int) -> None:
-    """The first round, which warms the machine's file cache, does not count."""
-    for number in range(rounds + 1):
-        for contender in contenders:
-            if contender.failure is not None:
-                continue
-            try:
-                usage = processes.run(contender.command, folder=folder, seconds_max=seconds_max)
-            except RunFailed as failed:
-                contender.failure = str(failed)
-                continue
-            if number:
-                contender.runs.append(usage)
-
-
-def print_table(workload: Workload, contenders: list[Contender], baseline: Contender) -> None:
-    print(f"\n{'':20}{'seconds':>9}{'inside':>9}{'CPU s':>9}{'peak MB':>9}{'rows/s/core':>13}", end="")
-    print(f"{'answer MB':>11}{'time':>8}{'memory':>8}")
-    for contender in contenders:
-        if contender.failure is not None:
-            print(f"{contender.name:20} no answer: {contender.failure}")
-            continue
-        seconds, memory = contender.seconds, contender.memory_mb
-        print(
-            f"{contender.name:20}{seconds:9.2f}{contender.median('inner_seconds'):9.2f}"
-            f"{contender.median('cpu_seconds'):9.2f}{memory:9.0f}{workload.spine_rows / seconds / CORES:13,.0f}"
-            f"{contender.answer.stat().st_size / 1e6:11.1f}"
-            f"{seconds / baseline.seconds:8.2f}{memory / baseline.memory_mb:8.2f}"
-        )
-
-
 def run_workload(project: Project, workload: Workload, arguments: argparse.Namespace) -> Result:
     print(f"\n## {workload.name}: {workload.about}")
     print(f"{workload.feature_rows:,} feature rows, {workload.spine_rows:,} spine rows")
@@ -152,7 +97,7 @@ def run_workload(project: Project, workload: Workload, arguments: argparse.Names
     # Where Asof reads the sources as the peers do, that is what they are held against.
     baseline = ours[-1] if arguments.peer_input == "source" else ours[0]
     print(f"peers read {arguments.peer_input} files; time and memory are multiples of those of `{baseline.name}`")
-    print_table(workload, all_contenders, baseline)
+    print_table(all_contenders, baseline, workload.spine_rows)
     problem = check(project, workload, answered)
     peers = [contender for contender in answered if contender not in ours]
     fastest = min(peers, key=lambda contender: contender.seconds, default=None)
@@ -191,46 +136,15 @@ def print_summary(results: list[Result]) -> None:
         print(line if result.problem is None else f"{line}  {result.problem.upper()}")
 
 
-def available_peers(wanted: list[str]) -> list[str]:
-    found = []
-    for engine in wanted:
-        package, _ = ENGINES[engine]
-        if importlib.util.find_spec(package) is None:
-            print(f"note: {engine} is left out, since the Python package `{package}` is not installed")
-        else:
-            found.append(engine)
-    return found
-
-
 def parsed_arguments() -> argparse.Namespace:
-    workloads = "\n".join(f"  {workload.name:20}{workload.about}" for workload in WORKLOADS)
-    notes = f"workloads, unless named {', '.join(DEFAULT_WORKLOADS)}:\n{workloads}\n  scaling, all{'':8}several of them"
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=notes, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = [*(workload.name for workload in WORKLOADS), "scaling", "all"]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "asof/bench"
-    parser.add_argument("--asof", required=True, type=os.path.abspath, help="the command to measure")
-    parser.add_argument("--workload", action="append", choices=names, metavar="NAME", help="may be repeated; see below")
-    parser.add_argument("--scale", choices=SCALES, default="default")
-    parser.add_argument("--peer-input", choices=["delta", "source"], default="delta", help="the files that peers read")
-    parser.add_argument("--from-source", action="store_true", help="measure `asof --from-source` as well")
-    parser.add_argument("--peers", type=lambda text: text.split(","), default=list(ENGINES), help="names with commas")
-    parser.add_argument("--rounds", type=int, default=5, help="that count; one before them does not")
-    parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="of one run of one contender")
-    parser.add_argument("--data", type=Path, default=cache, metavar="FOLDER", help="where generated files stay")
-    parser.add_argument("--rematerialize", action="store_true", help="make Asof's tables anew first")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.peers) - set(ENGINES):
-        parser.error(f"unknown peers {sorted(unknown)}: there are {list(ENGINES)}")
-    return arguments
+    parser = parser_of(__doc__, WORKLOADS, DEFAULT_WORKLOADS, SCALES)
+    return parsed(parser, {engine: package for engine, (package, _) in ENGINES.items()})
 
 
 def main() -> None:
     # Results show as they come where the output is a file, too.
     sys.stdout.reconfigure(line_buffering=True)
     arguments = parsed_arguments()
-    arguments.peers = available_peers(arguments.peers)
     project = Project(arguments.data.resolve(), arguments.scale, arguments.asof)
     if arguments.rematerialize:
         project.forget_tables()

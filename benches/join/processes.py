@@ -28,13 +28,13 @@ class RunFailed(Exception):
     """The command gave no answer."""
 
 
-def run(command: list[str], *, folder: Path, seconds_max: int) -> Usage:
-    """Runs a command that prints a JSON document with the `seconds` that its work took.
+def run(command: list[str], *, folder: Path, seconds_max: int, cores: int | None = None) -> Usage:
+    """Runs a command that prints a JSON document with the `seconds` that its work took; on so many cores, or on all.
 
     # Errors
     `RunFailed`, with the last lines that the command wrote to standard error.
     """
-    starter = [sys.executable, "-I", "-S", __file__, str(seconds_max), *command]
+    starter = [sys.executable, "-I", "-S", __file__, str(seconds_max), str(cores or 0), *command]
     process = subprocess.run(starter, cwd=folder, capture_output=True, text=True)
     if process.returncode:
         raise RunFailed("; ".join(process.stderr.splitlines()[-2:]))
@@ -42,7 +42,9 @@ def run(command: list[str], *, folder: Path, seconds_max: int) -> Usage:
     return Usage(**document["usage"], inner_seconds=json.loads(document["output"])["seconds"])
 
 
-def measure(seconds_max: int, command: list[str]) -> dict[str, Any]:
+def measure(seconds_max: int, cores: int, command: list[str]) -> dict[str, Any]:
+    if cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
 
@@ -67,4 +69,4 @@ def measure(seconds_max: int, command: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2:])))
+    print(json.dumps(measure(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,7 @@ class Project:
     def materialize(self, views: tuple[View, ...]) -> None:
         """Applies the definitions of all views whose sources exist, and computes those of these tables that do not."""
         known = [view for view in self.views if self.source(view).exists()]
-        sources = "".join(source_definition(view, self.source(view)) for view in known)
-        view_definitions = "".join(view_definition(view) for view in known)
-        definitions = f"{ENTITIES}sources:\n{sources}feature_views:\n{view_definitions}"
-        (self.folder / "feature_defs/bench.yaml").write_text(definitions)
+        (self.folder / "feature_defs/bench.yaml").write_text(self.definitions(known))
         self.command("apply", "--yes", "--allow-breaking")
         done = self.record()
         missing = [view for view in views if done.get(view.name, {}).get("source") != self.source(view).name]
@@ -74,6 +72,10 @@ class Project:
         other = sorted({done[view.name]["build"] for view in views} - {self.build})
         if other:
             print(f"note: tables of another build of asof ({', '.join(other)}); --rematerialize makes them anew")
+
+    def definitions(self, views: Iterable[View]) -> str:
+        sources = "".join(source_definition(view, self.source(view)) for view in views)
+        return f"{ENTITIES}sources:\n{sources}feature_views:\n" + "".join(map(view_definition, views))
 
     @property
     def record_file(self) -> Path:
