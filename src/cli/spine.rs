@@ -5,6 +5,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, StringBuilder};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field as ArrowField, Schema};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::DataFusionError;
+use datafusion::physical_plan::{ExecutionPlan, collect_partitioned};
 use datafusion::prelude::{DataFrame, SessionContext};
 use serde_json::Value;
 
@@ -50,10 +53,20 @@ pub async fn read_spine(
     collected.map_err(|error| data(error.to_string()))
 }
 
-async fn collect(frame: DataFrame) -> Result<RecordBatch, datafusion::error::DataFusionError> {
+/// The rows of a frame in the order of its files.
+async fn collect(frame: DataFrame) -> Result<RecordBatch, DataFusionError> {
     let schema = Arc::clone(frame.schema().inner());
+    let context = Arc::new(frame.task_ctx());
+    // Else a partition that is idle takes over what stands in another one.
+    let in_order = |node: Arc<dyn ExecutionPlan>| {
+        Ok(match node.with_preserve_order(true) {
+            Some(in_order) => Transformed::yes(in_order),
+            None => Transformed::no(node),
+        })
+    };
+    let plan = frame.create_physical_plan().await?.transform_up(in_order)?.data;
     // Partitions are consecutive parts of the file: one after the other they keep its order.
-    let partitions = frame.collect_partitioned().await?;
+    let partitions = collect_partitioned(plan, context).await?;
     Ok(concat_batches(&schema, partitions.iter().flatten())?)
 }
 
@@ -245,7 +258,12 @@ fn carried(cells: &StringArray) -> ArrayRef {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::Int64Array;
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::WriterProperties;
+
     use super::*;
+    use crate::engine::Engine;
 
     #[test]
     fn other_columns_are_what_their_values_look_like() {
@@ -255,6 +273,26 @@ mod tests {
         assert!(look_like_instants([Some("2013-01-01T00:00:00Z")].into_iter()));
         for others in [&[Some("2013")][..], &[Some("2013-01-01T00:00:00Z"), None], &[]] {
             assert!(!look_like_instants(others.iter().copied()), "{others:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_large_file_is_read_in_its_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spine.parquet");
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..2_000_000));
+        let rows = RecordBatch::try_from_iter([("number", numbers)]).unwrap();
+        let properties = WriterProperties::builder().set_dictionary_enabled(false);
+        let properties = properties.set_max_row_group_row_count(Some(100_000)).build();
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+        let context = Engine::new(None).unwrap().session();
+        for _ in 0..20 {
+            let table = parquet_table(&context, std::path::Path::new(""), path.to_str().unwrap()).await.unwrap();
+            let read = collect(context.read_table(table).unwrap()).await.unwrap();
+            assert_eq!(read.column(0), rows.column(0));
         }
     }
 }
