@@ -14,6 +14,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::ops::Range;
 
 use super::sliding::{Function, Moments, listed};
@@ -31,6 +32,7 @@ pub(super) struct GroupColumn<'a> {
     present: Vec<u32>,
     len: usize,
     prefix: OnceCell<Option<Prefix>>,
+    ids: OnceCell<(Vec<u32>, usize)>,
 }
 
 /// Sums of the first 0, 1, 2, … values, as integers times a power of two.
@@ -42,8 +44,15 @@ struct Prefix {
 impl<'a> GroupColumn<'a> {
     pub fn new(column: &'a Column, events: Range<usize>) -> Self {
         let len = events.len();
-        let mut group =
-            GroupColumn { column, first: events.start, ranks: None, present: Vec::new(), len, prefix: OnceCell::new() };
+        let mut group = GroupColumn {
+            column,
+            first: events.start,
+            ranks: None,
+            present: Vec::new(),
+            len,
+            prefix: OnceCell::new(),
+            ids: OnceCell::new(),
+        };
         if column.nulls().is_some_and(|nulls| nulls.null_count() > 0) {
             let mut ranks = Vec::with_capacity(len + 1);
             for at in 0..len {
@@ -303,14 +312,8 @@ fn tied_start(range: Range<usize>, is_tied: impl Fn(usize) -> bool) -> usize {
 
 /// How many different values each range holds.
 fn distinct(group: &GroupColumn<'_>, ranges: impl Iterator<Item = Range<usize>>, emit: &mut impl FnMut(Answer)) {
-    let mut numbers: HashMap<Value, u32> = HashMap::new();
-    let mut ids: Vec<u32> = Vec::with_capacity(group.values());
-    for value in 0..group.values() {
-        let Some(key) = group.value(value) else { continue };
-        let new = numbers.len() as u32;
-        ids.push(*numbers.entry(key.as_key().into_owned()).or_insert(new));
-    }
-    let mut counts = vec![0_u32; numbers.len()];
+    let (ids, all) = group.ids.get_or_init(|| group.number_values());
+    let mut counts = vec![0_u32; *all];
     let (mut distinct, mut next, mut oldest) = (0_i64, 0, 0);
     for range in ranges {
         while next < range.end {
@@ -327,4 +330,25 @@ fn distinct(group: &GroupColumn<'_>, ranges: impl Iterator<Item = Range<usize>>,
         }
         emit(Answer::Int(distinct));
     }
+}
+
+impl GroupColumn<'_> {
+    /// A number for each value, the same where values are, and how many there are.
+    fn number_values(&self) -> (Vec<u32>, usize) {
+        let values = 0..self.values();
+        if let Some(ints) = self.column.as_ints() {
+            return numbered(values.map(|value| ints[self.row(value)]));
+        }
+        numbered(values.map(|value| self.value(value).map(|value| value.as_key().into_owned())))
+    }
+}
+
+fn numbered<K: Eq + Hash>(keys: impl ExactSizeIterator<Item = K>) -> (Vec<u32>, usize) {
+    let mut numbers: HashMap<K, u32> = HashMap::with_capacity(keys.len());
+    let mut ids = Vec::with_capacity(keys.len());
+    for key in keys {
+        let new = numbers.len() as u32;
+        ids.push(*numbers.entry(key).or_insert(new));
+    }
+    (ids, numbers.len())
 }

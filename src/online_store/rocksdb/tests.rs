@@ -140,6 +140,63 @@ fn without_history_nothing_is_forgotten() {
     assert_eq!(Scan::new(&store, VIEW).count(), 2);
 }
 
+const HOUR: i64 = 3_600_000_000;
+
+/// Puts an entry of each level every hour of `[from, until)`.
+fn put_hours(store: &RocksDbOnlineStore, levels: u8, from: i64, until: i64) {
+    let mut writer = store.bulk_writer(VIEW).unwrap();
+    for level in 0..levels {
+        for hour in (from / HOUR..until / HOUR).rev() {
+            let mut key = Vec::new();
+            let prefix = [&VIEW.0.to_be_bytes()[..], b"a\0\0", &[level]].concat();
+            version_key(&prefix, EventTimestamp::from_micros(hour * HOUR), None, &mut key);
+            writer.put(&key, b"value").unwrap();
+        }
+    }
+    writer.finish(1).unwrap();
+}
+
+/// The instants of a level's entries, oldest first.
+fn instants(store: &RocksDbOnlineStore, level: u8) -> Vec<i64> {
+    let prefix = [&VIEW.0.to_be_bytes()[..], b"a\0\0", &[level]].concat();
+    let (from, until) = (EventTimestamp::from_micros(i64::MIN), EventTimestamp::from_micros(i64::MAX));
+    let mut instants = Vec::new();
+    store
+        .read_stretches(&[Stretch { prefix: &prefix, from, until }], &mut |_, entry| {
+            instants.push(entry.event_timestamp.micros());
+            Ok(())
+        })
+        .unwrap();
+    instants.reverse();
+    instants
+}
+
+#[test]
+fn after_a_year_there_is_what_the_longest_window_needs() {
+    let day = 24 * HOUR;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = FixedClock::at(EventTimestamp::from_micros(0));
+    let history = Duration::from_micros(day as u64);
+    let options = RocksDbOptions { history: Some(history), ..RocksDbOptions::new(folder.path()) };
+    let mut store = RocksDbOnlineStore::open(&options, Arc::new(clock.clone())).unwrap();
+    // Windows of 30 days, and one without end that is read from level 2.
+    let retention = [Some(30 * day), Some(31 * day), None];
+    store.set_retention(VIEW, &retention).unwrap();
+    for month in 0..12 {
+        put_hours(&store, 3, month * 30 * day, (month + 1) * 30 * day);
+        clock.set(EventTimestamp::from_micros((month + 1) * 30 * day));
+        store.compact();
+        // What it was told outlives the process.
+        drop(store);
+        store = RocksDbOnlineStore::open(&options, Arc::new(clock.clone())).unwrap();
+    }
+    let hours = |from: i64| (from / HOUR..360 * 24).map(|hour| hour * HOUR).collect::<Vec<_>>();
+    assert_eq!(instants(&store, 0), hours((360 - 31) * day));
+    assert_eq!(instants(&store, 1), hours((360 - 32) * day));
+    assert_eq!(instants(&store, 2), hours(0));
+    assert_eq!(store.retention(VIEW).unwrap().as_deref(), Some(&retention[..]));
+}
+
 #[test]
 fn a_deleted_view_leaves_no_version_that_the_filter_could_mistake() {
     let folder = tempfile::tempdir().unwrap();
