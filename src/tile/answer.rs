@@ -141,13 +141,23 @@ impl AnswerBuilder {
     /// # Errors
     /// [`TileError::AnswerType`] if the answer is no value of the type, [`TileError::ColumnTooLarge`] if Arrow cannot
     /// hold more of them; the builder is then good for nothing but to be dropped.
+    #[inline]
     pub fn append(&mut self, answer: Answer) -> Result<(), TileError> {
+        // What most answers are.
+        match (&mut self.builder, &answer) {
+            (Builder::Float64(builder), Answer::Float(value)) => builder.append_value(canonical_float(*value)),
+            (Builder::Int64(builder), Answer::Int(value)) => builder.append_value(*value),
+            _ => return self.append_any(answer),
+        }
+        Ok(())
+    }
+
+    fn append_any(&mut self, answer: Answer) -> Result<(), TileError> {
         let AnswerBuilder { value_type, builder } = self;
         let wrong = || TileError::AnswerType { expected: value_type.clone() };
         match (builder, answer) {
             (builder, Answer::Null | Answer::OutOfRange) => builder.append_null(),
             (Builder::Bool(builder), Answer::Bool(value)) => builder.append_value(value),
-            (Builder::Int64(builder), Answer::Int(value)) => builder.append_value(value),
             (Builder::Timestamp(builder), Answer::Int(value)) => builder.append_value(value),
             (Builder::Int32(builder), Answer::Int(value)) => {
                 builder.append_value(i32::try_from(value).map_err(|_| wrong())?);
@@ -155,7 +165,6 @@ impl AnswerBuilder {
             (Builder::Date(builder), Answer::Int(value)) => {
                 builder.append_value(i32::try_from(value).map_err(|_| wrong())?);
             }
-            (Builder::Float64(builder), Answer::Float(value)) => builder.append_value(canonical_float(value)),
             (Builder::Float32(builder), Answer::Float(value)) => {
                 builder.append_value(narrow(value));
             }

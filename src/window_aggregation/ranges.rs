@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Range;
 
@@ -33,6 +33,7 @@ pub(super) struct GroupColumn<'a> {
     len: usize,
     prefix: OnceCell<Option<Prefix>>,
     ids: OnceCell<(Vec<u32>, usize)>,
+    order: OnceCell<Vec<i64>>,
 }
 
 /// Sums of the first 0, 1, 2, … values, as integers times a power of two.
@@ -52,6 +53,7 @@ impl<'a> GroupColumn<'a> {
             len,
             prefix: OnceCell::new(),
             ids: OnceCell::new(),
+            order: OnceCell::new(),
         };
         if column.nulls().is_some_and(|nulls| nulls.null_count() > 0) {
             let mut ranks = Vec::with_capacity(len + 1);
@@ -194,36 +196,39 @@ fn extremes(
     ranges: impl Iterator<Item = Range<usize>>,
     emit: &mut impl FnMut(Answer),
 ) {
-    let sign = |order: i64| if function == AggregateFunction::Max { order } else { !order };
-    if let Some(values) = group.column.as_ints() {
-        let key = |value: usize| sign(values[group.row(value)]);
-        queue(key, ranges, |found| emit(found.map_or(Answer::Null, |value| Answer::Int(values[group.row(value)]))));
-        return;
-    }
-    if let Some(values) = group.column.as_floats() {
-        let key = |value: usize| sign(total_order(values[group.row(value)]));
-        queue(key, ranges, |found| emit(found.map_or(Answer::Null, |value| Answer::Float(values[group.row(value)]))));
-        return;
-    }
-    let mut order: Vec<usize> = (0..group.values()).collect();
-    order.sort_by_cached_key(|value| group.value(*value));
-    let mut ranks = vec![0_i64; group.values()];
-    let mut rank = 0;
-    for (at, value) in order.iter().enumerate() {
-        rank += i64::from(at > 0 && group.value(*value) != group.value(order[at - 1]));
-        ranks[*value] = rank;
-    }
+    let order = group.order.get_or_init(|| group.order_of_values());
     let value = |found: Option<usize>| found.and_then(|value| group.value(value));
-    queue(
-        |value| sign(ranks[value]),
-        ranges,
-        |found| {
-            emit(value(found).as_ref().map_or(Answer::Null, Answer::from));
-        },
-    );
+    let answer = |found: Option<usize>| value(found).as_ref().map_or(Answer::Null, Answer::from);
+    match function {
+        AggregateFunction::Max => queue(|value| order[value], ranges, |found| emit(answer(found))),
+        _ => queue(|value| !order[value], ranges, |found| emit(answer(found))),
+    }
+}
+
+impl GroupColumn<'_> {
+    /// Integers in the order of the values.
+    fn order_of_values(&self) -> Vec<i64> {
+        let values = 0..self.values();
+        if let Some(ints) = self.column.as_ints() {
+            return values.map(|value| ints[self.row(value)]).collect();
+        }
+        if let Some(floats) = self.column.as_floats() {
+            return values.map(|value| total_order(floats[self.row(value)])).collect();
+        }
+        let mut sorted: Vec<usize> = values.collect();
+        sorted.sort_by_cached_key(|value| self.value(*value));
+        let mut ranks = vec![0_i64; sorted.len()];
+        let mut rank = 0;
+        for (at, value) in sorted.iter().enumerate() {
+            rank += i64::from(at > 0 && self.value(*value) != self.value(sorted[at - 1]));
+            ranks[*value] = rank;
+        }
+        ranks
+    }
 }
 
 /// Integers in the order of the floats; NaN, of which there is one, is the greatest.
+#[inline]
 fn total_order(value: f64) -> i64 {
     if value.is_nan() {
         return i64::MAX;
@@ -233,23 +238,27 @@ fn total_order(value: f64) -> i64 {
 }
 
 /// For each range the value with the greatest key: a queue keeps those that no later one surpasses.
+#[inline]
 fn queue(key: impl Fn(usize) -> i64, ranges: impl Iterator<Item = Range<usize>>, mut found: impl FnMut(Option<usize>)) {
-    let mut candidates: VecDeque<(usize, i64)> = VecDeque::new();
-    let mut next = 0;
+    // Those before `first` are of earlier ranges only.
+    let mut candidates: Vec<usize> = Vec::new();
+    let (mut first, mut next) = (0, 0);
     for range in ranges {
         next = next.max(range.start);
         while next < range.end {
             let new = key(next);
-            while candidates.back().is_some_and(|(_, old)| *old <= new) {
-                candidates.pop_back();
+            let mut end = candidates.len();
+            while end > first && key(candidates[end - 1]) <= new {
+                end -= 1;
             }
-            candidates.push_back((next, new));
+            candidates.truncate(end);
+            candidates.push(next);
             next += 1;
         }
-        while candidates.front().is_some_and(|(value, _)| *value < range.start) {
-            candidates.pop_front();
+        while first < candidates.len() && candidates[first] < range.start {
+            first += 1;
         }
-        found(if range.is_empty() { None } else { candidates.front().map(|(value, _)| *value) });
+        found(if range.is_empty() { None } else { candidates.get(first).copied() });
     }
 }
 
