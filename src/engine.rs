@@ -20,8 +20,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::point_in_time_join::PointInTimeJoinPlanner;
-use crate::window_aggregation::WindowAggregationPlanner;
+use crate::operators::OperatorPlanner;
 
 /// Makes sessions that share one memory limit and one set of object stores.
 #[derive(Debug, Clone)]
@@ -61,7 +60,7 @@ impl Engine {
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
-            .with_query_planner(Arc::new(JoinQueryPlanner))
+            .with_query_planner(Arc::new(OperatorQueryPlanner))
             .with_physical_optimizer_rules(rules)
             .build();
         SessionContext::new_with_state(state)
@@ -70,19 +69,16 @@ impl Engine {
 
 /// Plans queries that may hold a point-in-time join or a window aggregation.
 #[derive(Debug)]
-struct JoinQueryPlanner;
+struct OperatorQueryPlanner;
 
 #[async_trait]
-impl QueryPlanner for JoinQueryPlanner {
+impl QueryPlanner for OperatorQueryPlanner {
     async fn create_physical_plan(
         &self,
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![
-            Arc::new(PointInTimeJoinPlanner),
-            Arc::new(WindowAggregationPlanner),
-        ]);
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(OperatorPlanner)]);
         planner.create_physical_plan(plan, session).await
     }
 }

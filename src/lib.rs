@@ -16,12 +16,15 @@ mod yaml;
 pub mod definition;
 
 pub mod arrow_types;
+mod column_builder;
 pub mod tile;
 
 mod parquet_files;
 pub mod point_in_time_join;
 mod text_files;
 pub mod window_aggregation;
+
+pub mod operators;
 
 pub mod compile;
 pub mod engine;

@@ -13,6 +13,8 @@ pub const REQUESTS_TOTAL: &str = "asof_requests_total";
 pub const REQUEST_LATENCY_SECONDS: &str = "asof_request_latency_seconds";
 /// Rows of each online request.
 pub const ONLINE_REQUEST_ROWS: &str = "asof_online_request_rows";
+/// Sums of integers that no `int64` is, answered as null, by `answer`: `batch` or `online`.
+pub const SUMS_OUT_OF_RANGE_TOTAL: &str = "asof_sums_out_of_range_total";
 const BUILD_INFO: &str = "asof_build_info";
 const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
 const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";
@@ -69,6 +71,7 @@ fn describe() {
     describe_counter!(REQUESTS_TOTAL, "Answered requests.");
     describe_histogram!(REQUEST_LATENCY_SECONDS, "From a request's arrival to the last byte of its answer.");
     describe_histogram!(ONLINE_REQUEST_ROWS, "Rows of each online request.");
+    describe_counter!(SUMS_OUT_OF_RANGE_TOTAL, "Sums of integers that no int64 is, answered as null.");
     describe_gauge!(BUILD_INFO, "1, with the version of the program.");
     describe_gauge!(PROCESS_START_TIME_SECONDS, "When the process started, since the Unix epoch.");
     describe_gauge!(PROCESS_RESIDENT_MEMORY_BYTES, "Memory that the process holds.");

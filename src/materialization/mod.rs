@@ -3,7 +3,7 @@
 //! ```text
 //! sources ─► plan of the view ─► complete rows, sorted, each once ─► one Delta commit        (job.rs)
 //!                                                                        │
-//!                     online store ◄─ what changed since its position ◄──┘                   (sync.rs)
+//!                     online store ◄─ what changed since its position ◄──┘   (sync.rs, of windows also events.rs)
 //! ```
 //!
 //! The two steps share nothing but the table: the second brings the online values from the version of the table

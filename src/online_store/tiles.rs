@@ -330,11 +330,21 @@ mod tests {
 
     #[test]
     fn windows_share_what_they_have_in_common() {
-        let found = segments(100, &[Some(95), Some(42)], &[10]);
-        let expected = [(0, 95..100, vec![0, 1]), (0, 90..95, vec![1]), (0, 42..50, vec![1]), (1, 50..100, vec![1])];
-        // The short window has no whole tile, so the long one reads the events that the short one does.
-        let found: Vec<_> = found.into_iter().map(|s| (s.level, s.range, s.windows)).collect();
-        assert_eq!(found.len(), 3, "{found:?} {expected:?}");
+        let segments = |edges: &[Option<i64>]| {
+            let segments = segments(104, edges, &[10]).into_iter();
+            segments.map(|segment| (segment.level, segment.range, segment.windows)).collect::<Vec<_>>()
+        };
+        // The events since the last whole tile are those of both windows.
+        let expected = [
+            (0, 100..104, vec![0, 1]),
+            (0, 75..80, vec![0]),
+            (0, 42..50, vec![1]),
+            (1, 80..100, vec![0, 1]),
+            (1, 50..80, vec![1]),
+        ];
+        assert_eq!(segments(&[Some(75), Some(42)]), expected);
+        // A window without a whole tile is read event by event, beside the tile that the other one reads.
+        assert_eq!(segments(&[Some(101)]), [(0, 101..104, vec![0])]);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use arrow::array::ArrayRef;
+use metrics::counter;
 
 use super::RetrievalError;
 use super::windows::{aggregation_of, resolution};
 use crate::definition::{FeatureView, Field, ValueType, Window};
+use crate::metrics::SUMS_OUT_OF_RANGE_TOTAL;
 use crate::online_store::{
     EncodedKeys, OnlineStore, OnlineStoreError, RowDecoder, SchemaVersion, Schemas, Segment, Stretch, TileLayout,
     TilePart, VersionRef, ViewId, aggregate_of, events_of, segments,
@@ -178,11 +180,14 @@ impl Reading<'_> {
     fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
         let finish = |feature: &WindowedFeature| {
             let mut builder = AnswerBuilder::new(&feature.value_type);
+            let mut out_of_range = 0;
             for sums in held {
-                builder.append(match sums {
-                    Some(sums) => feature.aggregate.finish(&sums[feature.sum]),
-                    None => Answer::Null,
-                })?;
+                let answer = sums.as_ref().map_or(Answer::Null, |sums| feature.aggregate.finish(&sums[feature.sum]));
+                out_of_range += answer.out_of_range();
+                builder.append(answer)?;
+            }
+            if out_of_range > 0 {
+                counter!(SUMS_OUT_OF_RANGE_TOTAL, "answer" => "online").increment(out_of_range as u64);
             }
             Ok(builder.finish())
         };

@@ -3,21 +3,18 @@
 //! A request counts from its head to the last byte of its answer. Probes, `/metrics`, reflection and the commands on
 //! the same project are not counted: they are what a full server has to answer still.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use super::http::failure;
 use super::pb::feature_store_server::SERVICE_NAME;
+use super::watched_body::{Watch, watched};
 
 #[derive(Debug, Clone)]
 pub(super) struct InFlight {
@@ -45,7 +42,7 @@ impl InFlight {
 /// Admits a request to the gateway, or answers 429.
 pub(super) async fn bound_http(State(in_flight): State<InFlight>, request: Request, next: Next) -> Response {
     match in_flight.enter() {
-        Some(permit) => held(next.run(request).await, permit),
+        Some(permit) => watched(next.run(request).await, permit),
         None => failure(StatusCode::TOO_MANY_REQUESTS, &in_flight.refusal()),
     }
 }
@@ -57,41 +54,9 @@ pub(super) async fn bound_grpc(State(in_flight): State<InFlight>, request: Reque
         return next.run(request).await;
     }
     match in_flight.enter() {
-        Some(permit) => held(next.run(request).await, permit),
+        Some(permit) => watched(next.run(request).await, permit),
         None => Status::resource_exhausted(in_flight.refusal()).into_http(),
     }
 }
 
-fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
-    response.map(|body| Body::new(HeldBody { body, permit: Some(permit) }))
-}
-
-/// A body that lets the next request in when it ends.
-struct HeldBody {
-    body: Body,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl HttpBody for HeldBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if matches!(frame, Poll::Ready(None)) {
-            self.permit = None;
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+impl Watch for OwnedSemaphorePermit {}

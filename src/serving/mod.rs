@@ -22,6 +22,7 @@ mod record;
 mod server;
 mod state;
 pub mod status;
+mod watched_body;
 
 /// The messages and services of `proto/asof/v1`.
 pub mod pb {

@@ -1,18 +1,17 @@
 //! Counts every answered request and measures how long its answer took, over gRPC and HTTP alike.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::Bytes;
 use axum::extract::{MatchedPath, Request};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use metrics::{counter, histogram};
 use tonic::{Code, Status};
 
+use super::watched_body::{Watch, watched};
 use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUESTS_TOTAL};
 
 /// The label of requests whose path is none of ours: callers may send any.
@@ -25,7 +24,7 @@ pub(super) async fn record_http(request: Request, next: Next) -> Response {
     let method = path.map_or_else(|| UNKNOWN.to_owned(), |path| format!("{} {path}", request.method()));
     let response = next.run(request).await;
     let code = response.status().as_u16().to_string();
-    response.map(|body| Body::new(RecordedBody { body, recording: Some(Recording { arrived, method, code }) }))
+    watched(response, Recording { arrived, method, code })
 }
 
 /// Records a gRPC call: `asof.v1.FeatureStore/GetOnlineFeatures`, and the name of its status code.
@@ -36,8 +35,7 @@ pub(super) async fn record_grpc(request: Request, next: Next) -> Response {
     // A status among the headers is all there is; else it follows the messages.
     let code = grpc_code(response.headers()).unwrap_or("CANCELLED");
     let method = if code == "UNIMPLEMENTED" { UNKNOWN.to_owned() } else { method };
-    let recording = Recording { arrived, method, code: code.to_owned() };
-    response.map(|body| Body::new(RecordedBody { body, recording: Some(recording) }))
+    watched(response, Recording { arrived, method, code: code.to_owned() })
 }
 
 fn grpc_code(headers: &HeaderMap) -> Option<&'static str> {
@@ -83,38 +81,10 @@ impl Drop for Recording {
     }
 }
 
-/// A body that ends its recording when it ends.
-struct RecordedBody {
-    body: Body,
-    recording: Option<Recording>,
-}
-
-impl HttpBody for RecordedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        match (&frame, &mut self.recording) {
-            (Poll::Ready(Some(Ok(frame))), Some(recording)) => {
-                if let Some(code) = frame.trailers_ref().and_then(grpc_code) {
-                    code.clone_into(&mut recording.code);
-                }
-            }
-            (Poll::Ready(None), _) => self.recording = None,
-            _ => {}
+impl Watch for Recording {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        if let Some(code) = frame.trailers_ref().and_then(grpc_code) {
+            code.clone_into(&mut self.code);
         }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::events::{Events, Run};
 use super::ranges::{GroupColumn, answer_ranges};
-use super::sliding::{Function, Moments, slide};
+use super::sliding::{Function, GroupTimes, slide};
 use super::{AggregatedViewSpec, WindowFeature};
 use crate::definition::Window;
 use crate::point_in_time_join::SpineIndex;
@@ -110,11 +110,11 @@ impl Chunk<'_> {
             }
             let created = if created.is_empty() { &[] } else { &created[range.clone()] };
             let as_known = groups.view.as_known && groups.view.has_created_timestamp;
-            let moments = Moments { asked, times, created, as_known };
+            let group_times = GroupTimes { asked, times, created, as_known };
             let mut inputs: Vec<Option<GroupColumn<'_>>> = columns.iter().map(|_| None).collect();
             for answer in &mut answers {
                 let window = windows.iter().position(|window| *window == answer.feature.window).unwrap_or_default();
-                answer.group(&moments, &seen[window], &columns, range.clone(), &mut inputs);
+                answer.group(&group_times, &seen[window], &columns, range.clone(), &mut inputs);
             }
         }
         let out_of_range = answers.iter().map(|answer| answer.out_of_range).sum();
@@ -221,7 +221,7 @@ impl<'a> FeatureAnswers<'a> {
     /// Adds the answers of one group: one a slot.
     fn group<'c>(
         &mut self,
-        moments: &Moments<'_>,
+        group_times: &GroupTimes<'_>,
         ranges: &[Range<u32>],
         columns: &'c [Option<Column>],
         events: Range<usize>,
@@ -236,7 +236,7 @@ impl<'a> FeatureAnswers<'a> {
         };
         let column = |at: &Option<(usize, _)>| at.as_ref().and_then(|(at, _)| columns.get(*at)?.as_ref());
         let input = column(&feature.input);
-        if !moments.as_known && feature.by.is_none() {
+        if !group_times.as_known && feature.by.is_none() {
             let known = feature.input.as_ref().map(|(at, _)| *at);
             let group = match (known, input) {
                 (Some(at), Some(column)) => {
@@ -245,11 +245,11 @@ impl<'a> FeatureAnswers<'a> {
                 _ => None,
             };
             // A view whose groups have no events at all has no columns to look at.
-            if (group.is_some() || known.is_none()) && answer_ranges(function, group, moments, ranges, &mut emit) {
+            if (group.is_some() || known.is_none()) && answer_ranges(function, group, group_times, ranges, &mut emit) {
                 return;
             }
         }
         let edge_of = |asked: i64| lower_edge(asked, feature.window, *resolution);
-        slide(function, moments, [input, column(&feature.by)], events.start, edge_of, &mut emit);
+        slide(function, group_times, [input, column(&feature.by)], events.start, edge_of, &mut emit);
     }
 }

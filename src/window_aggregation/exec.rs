@@ -22,6 +22,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
+use metrics::counter;
 use rayon::prelude::*;
 
 use super::answer::{Groups, answer_groups};
@@ -29,6 +30,7 @@ use super::events::{Events, Wanted};
 use super::{AggregatedViewSpec, WindowAggregationSpec};
 use crate::arrow_types::arrow_type;
 use crate::definition::{ValueType, Window};
+use crate::metrics::SUMS_OUT_OF_RANGE_TOTAL;
 use crate::point_in_time_join::{RowStatus, SpineIndex, Steps, value_bytes};
 use crate::time::duration_micros;
 
@@ -237,6 +239,9 @@ impl Aggregating {
             let (answers, out_of_range) =
                 answers.await.map_err(|error| DataFusionError::External(Box::new(error)))??;
             self.counters.out_of_range.add(out_of_range);
+            if out_of_range > 0 {
+                counter!(SUMS_OUT_OF_RANGE_TOTAL, "answer" => "batch").increment(out_of_range as u64);
+            }
             for (all, some) in answered.iter_mut().zip(answers) {
                 all.extend(some);
             }

@@ -20,7 +20,6 @@ mod answer;
 mod events;
 mod exec;
 mod node;
-mod planner;
 mod ranges;
 mod sliding;
 #[cfg(test)]
@@ -29,4 +28,3 @@ mod tests;
 pub(crate) use answer::lower_edge;
 pub use exec::WindowAggregationExec;
 pub use node::{AggregatedViewSpec, WindowAggregationNode, WindowAggregationSpec, WindowFeature};
-pub use planner::{WindowAggregationCodec, WindowAggregationPlanner};

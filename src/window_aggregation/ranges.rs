@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Range;
 
-use super::sliding::{Function, Moments, listed};
+use super::sliding::{Function, GroupTimes, listed};
 use crate::definition::AggregateFunction;
 use crate::tile::{Answer, Column, FixedScale, Value, divide_rounded, round_scaled};
 
@@ -135,7 +135,7 @@ impl<'a> GroupColumn<'a> {
 pub(super) fn answer_ranges(
     function: &Function,
     group: Option<&GroupColumn<'_>>,
-    moments: &Moments<'_>,
+    group_times: &GroupTimes<'_>,
     ranges: &[Range<u32>],
     emit: &mut impl FnMut(Answer),
 ) -> bool {
@@ -160,7 +160,7 @@ pub(super) fn answer_ranges(
             values.for_each(|range| emit(prefix.truth(function.function, range)));
         }
         F::Min | F::Max => extremes(function.function, group, values, emit),
-        F::First | F::Last => ends(function, group, moments, values, emit),
+        F::First | F::Last => ends(function, group, group_times, values, emit),
         F::CountDistinct => distinct(group, values, emit),
         _ => return false,
     }
@@ -266,7 +266,7 @@ fn queue(key: impl Fn(usize) -> i64, ranges: impl Iterator<Item = Range<usize>>,
 fn ends(
     function: &Function,
     group: &GroupColumn<'_>,
-    moments: &Moments<'_>,
+    group_times: &GroupTimes<'_>,
     ranges: impl Iterator<Item = Range<usize>>,
     emit: &mut impl FnMut(Answer),
 ) {
@@ -274,7 +274,7 @@ fn ends(
     let is_first = function.function == AggregateFunction::First;
     let time = |value: usize| {
         let event = group.event(value);
-        (moments.times[event], moments.created.get(event).copied().unwrap_or_default())
+        (group_times.times[event], group_times.created.get(event).copied().unwrap_or_default())
     };
     for range in ranges {
         let mut chosen: Vec<Value> = Vec::with_capacity(n.min(range.len()));

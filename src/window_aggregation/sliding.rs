@@ -28,7 +28,7 @@ impl Function {
 }
 
 /// The asked times and the events of one group, both ascending, in microseconds.
-pub(super) struct Moments<'a> {
+pub(super) struct GroupTimes<'a> {
     pub asked: &'a [i64],
     pub times: &'a [i64],
     /// Empty, or one an event.
@@ -43,17 +43,17 @@ pub(super) struct Moments<'a> {
 /// Each event enters once and leaves once: the whole costs O((events + asked) log events) and what the answers hold.
 pub(super) fn slide(
     function: &Function,
-    moments: &Moments<'_>,
+    group_times: &GroupTimes<'_>,
     [input, by]: [Option<&Column>; 2],
     first: usize,
     edge_of: impl Fn(i64) -> Option<i64>,
     emit: &mut impl FnMut(Answer),
 ) {
-    let events = moments.times.len();
+    let events = group_times.times.len();
     let event = |at: usize| {
-        let created = moments.created.get(at).copied().filter(|created| *created != NEVER_CREATED);
+        let created = group_times.created.get(at).copied().filter(|created| *created != NEVER_CREATED);
         Event {
-            event_timestamp: moments.times[at],
+            event_timestamp: group_times.times[at],
             created_timestamp: created,
             value: input.and_then(|column| column.value(first + at)),
             bucket: by.and_then(|column| column.value(first + at)),
@@ -61,22 +61,23 @@ pub(super) fn slide(
     };
     // The first asked time that an event counts for is after its own, and not before it was known.
     let mut entering: Vec<(i64, u32)> = Vec::new();
-    if moments.as_known {
-        let known = (0..events).filter(|at| moments.created[*at] != NEVER_CREATED);
-        entering.extend(known.map(|at| (moments.times[at].saturating_add(1).max(moments.created[at]), at as u32)));
+    if group_times.as_known {
+        let known = (0..events).filter(|at| group_times.created[*at] != NEVER_CREATED);
+        entering
+            .extend(known.map(|at| (group_times.times[at].saturating_add(1).max(group_times.created[at]), at as u32)));
         entering.sort_unstable();
     }
-    let is_in_order = !moments.as_known;
+    let is_in_order = !group_times.as_known;
     let (mut next, mut oldest) = (0, 0);
     let mut is_inside = vec![false; if is_in_order { 0 } else { events }];
     let mut held = match &function.of_bucket {
         Some(_) => Held::ByBucket(BTreeMap::new()),
         None => Held::new(&function.aggregate),
     };
-    for asked in moments.asked {
+    for asked in group_times.asked {
         let edge = edge_of(*asked);
         if is_in_order {
-            while next < events && moments.times[next] < *asked {
+            while next < events && group_times.times[next] < *asked {
                 held.enter(function, &event(next));
                 next += 1;
             }
@@ -84,14 +85,14 @@ pub(super) fn slide(
             while next < entering.len() && entering[next].0 <= *asked {
                 let at = entering[next].1 as usize;
                 next += 1;
-                if at >= oldest && edge.is_none_or(|edge| moments.times[at] >= edge) {
+                if at >= oldest && edge.is_none_or(|edge| group_times.times[at] >= edge) {
                     is_inside[at] = true;
                     held.enter(function, &event(at));
                 }
             }
         }
         if let Some(edge) = edge {
-            while oldest < events && moments.times[oldest] < edge {
+            while oldest < events && group_times.times[oldest] < edge {
                 if if is_in_order { oldest < next } else { is_inside[oldest] } {
                     held.leave(&event(oldest));
                 }

@@ -13,12 +13,15 @@ use arrow::datatypes::{Field, Int64Type, Schema, TimestampMicrosecondType};
 use datafusion::logical_expr::{Extension, LogicalPlan};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::DataFrame;
+use datafusion_proto::logical_plan::LogicalExtensionCodec;
+use datafusion_proto::physical_plan::{DefaultPhysicalProtoConverter, PhysicalExtensionCodec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::definition::{AggregateFunction, Percentiles, ValueType, Window};
 use crate::engine::Engine;
+use crate::operators::OperatorCodec;
 use crate::tile::{AnswerBuilder, Column, Event, values};
 
 /// One event: key, event and created timestamp, and the inputs.
@@ -302,4 +305,34 @@ async fn events_that_do_not_fit_in_memory_are_read_in_passes() {
 fn names_of_test_features_are_unique() {
     let features = features();
     assert_eq!(features.iter().map(|feature| &feature.name).collect::<BTreeSet<_>>().len(), features.len());
+}
+
+#[tokio::test]
+async fn plans_travel_as_bytes() {
+    let rows: Vec<Row> = (0..50).map(|n| event(n % 3, n * 700, n)).collect();
+    let spine = spine_batch(&(0..20).map(|n| (Some(n % 4), Some(n * 1_900))).collect::<Vec<_>>());
+    let mut view = view(false, false, None);
+    // Definitions know no shorter time than a millisecond.
+    view.features.iter_mut().for_each(|feature| feature.window = Window::Sliding(Duration::from_millis(7)));
+    view.features.truncate(30);
+    let context = Engine::new(None).unwrap().session();
+    let plan = |batch: RecordBatch| context.read_batch(batch).unwrap().into_unoptimized_plan();
+    let spec = WindowAggregationSpec { time: 1, views: vec![view], with_times: true };
+    let inputs = vec![plan(spine), plan(events_batch(&rows))];
+    let node = Extension { node: Arc::new(WindowAggregationNode::try_new(spec, inputs.clone()).unwrap()) };
+    let mut bytes = Vec::new();
+    LogicalExtensionCodec::try_encode(&OperatorCodec, &node, &mut bytes).unwrap();
+    let decoded = LogicalExtensionCodec::try_decode(&OperatorCodec, &bytes, &inputs, &context.task_ctx()).unwrap();
+    assert_eq!(decoded, node);
+
+    let frame = DataFrame::new(context.state(), LogicalPlan::Extension(node));
+    let physical = frame.create_physical_plan().await.unwrap();
+    let inputs: Vec<_> = physical.children().into_iter().cloned().collect();
+    let mut bytes = Vec::new();
+    let converter = DefaultPhysicalProtoConverter {};
+    PhysicalExtensionCodec::try_encode(&OperatorCodec, Arc::clone(&physical), &mut bytes, &converter).unwrap();
+    let task = context.task_ctx();
+    let decoded = PhysicalExtensionCodec::try_decode(&OperatorCodec, &bytes, &inputs, &task, &converter).unwrap();
+    let expected = collect(physical, Arc::clone(&task)).await.unwrap();
+    assert_eq!(collect(decoded, task).await.unwrap(), expected);
 }

@@ -1,19 +1,10 @@
 //! Stored values to Arrow columns.
 
-use std::sync::Arc;
-
-use arrow::array::{
-    Array, ArrayRef, BinaryBuilder, BooleanBuilder, ListArray, MapArray, NullBufferBuilder, PrimitiveBuilder,
-    StringBuilder, StructArray,
-};
-use arrow::buffer::{OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, FieldRef, Float32Type, Float64Type, Int32Type, Int64Type,
-    TimestampMicrosecondType,
-};
+use arrow::array::{ArrayRef, PrimitiveBuilder};
+use arrow::datatypes::ArrowPrimitiveType;
 
 use super::{END_LEN, Layout, SchemaVersion, Slot, VERSION_LEN, bit, bitmap_len, fixed_width};
-use crate::arrow_types::{UTC, arrow_type};
+use crate::column_builder::{ColumnBuilder, TooLarge, check_room};
 use crate::definition::{Field, ValueType};
 use crate::online_store::Schemas;
 use crate::online_store::error::DecodeError;
@@ -39,7 +30,7 @@ struct Plan {
 #[derive(Debug)]
 struct Column {
     feature: Field,
-    builder: Builder,
+    builder: ColumnBuilder,
 }
 
 impl RowDecoder {
@@ -58,7 +49,10 @@ impl RowDecoder {
             plans: schemas.iter().rev().map(plan).collect(),
             columns: wanted
                 .iter()
-                .map(|feature| Column { feature: feature.clone(), builder: Builder::new(&feature.value_type) })
+                .map(|feature| Column {
+                    feature: feature.clone(),
+                    builder: ColumnBuilder::with_capacity(&feature.value_type, 0),
+                })
                 .collect(),
         }
     }
@@ -76,7 +70,7 @@ impl RowDecoder {
             match place.filter(|place| bit(&value[VERSION_LEN..], *place)) {
                 Some(place) => {
                     let bytes = plan.layout.bytes(value, place).ok_or_else(|| column.flaw(Flaw::Malformed))?;
-                    column.builder.append(bytes).map_err(|flaw| column.flaw(flaw))?;
+                    append(&mut column.builder, &column.feature.value_type, bytes).map_err(|flaw| column.flaw(flaw))?;
                 }
                 None => column.builder.append_null(),
             }
@@ -89,7 +83,7 @@ impl RowDecoder {
         self.columns.iter_mut().for_each(|column| column.builder.append_null());
     }
 
-    /// The columns, one for each wanted feature, of its [`arrow_type`].
+    /// The columns, one for each wanted feature, of its [`arrow_type`](crate::arrow_types::arrow_type).
     pub fn finish(self) -> Vec<ArrayRef> {
         self.columns.into_iter().map(|column| column.builder.finish()).collect()
     }
@@ -149,103 +143,86 @@ enum Flaw {
     TooLarge,
 }
 
-#[derive(Debug)]
-enum Builder {
-    Bool(BooleanBuilder),
-    Int32(PrimitiveBuilder<Int32Type>),
-    Int64(PrimitiveBuilder<Int64Type>),
-    Float32(PrimitiveBuilder<Float32Type>),
-    Float64(PrimitiveBuilder<Float64Type>),
-    String(StringBuilder),
-    Bytes(BinaryBuilder),
-    Timestamp(PrimitiveBuilder<TimestampMicrosecondType>),
-    Date(PrimitiveBuilder<Date32Type>),
-    List(Box<ListBuilder>),
-    Map(Box<MapBuilder>),
+impl From<TooLarge> for Flaw {
+    fn from(_: TooLarge) -> Self {
+        Flaw::TooLarge
+    }
 }
 
-impl Builder {
-    fn new(value_type: &ValueType) -> Self {
-        match value_type {
-            ValueType::Bool => Builder::Bool(BooleanBuilder::new()),
-            ValueType::Int32 => Builder::Int32(PrimitiveBuilder::new()),
-            ValueType::Int64 => Builder::Int64(PrimitiveBuilder::new()),
-            ValueType::Float32 => Builder::Float32(PrimitiveBuilder::new()),
-            ValueType::Float64 => Builder::Float64(PrimitiveBuilder::new()),
-            ValueType::String => Builder::String(StringBuilder::new()),
-            ValueType::Bytes => Builder::Bytes(BinaryBuilder::new()),
-            ValueType::Timestamp => Builder::Timestamp(PrimitiveBuilder::new().with_timezone(UTC)),
-            ValueType::Date => Builder::Date(PrimitiveBuilder::new()),
-            ValueType::List(item) => {
-                Builder::List(Box::new(ListBuilder { items: Items::new(item), lists: Lists::new(value_type) }))
+/// Appends the value of the type that exactly these bytes stand for.
+fn append(column: &mut ColumnBuilder, value_type: &ValueType, bytes: &[u8]) -> Result<(), Flaw> {
+    match (column, value_type) {
+        (ColumnBuilder::Bool(builder), _) => match bytes {
+            [0] => builder.append_value(false),
+            [1] => builder.append_value(true),
+            _ => return Err(Flaw::Malformed),
+        },
+        (ColumnBuilder::Int32(builder), _) => append_fixed(builder, bytes, i32::from_le_bytes)?,
+        (ColumnBuilder::Int64(builder), _) => append_fixed(builder, bytes, i64::from_le_bytes)?,
+        (ColumnBuilder::Float32(builder), _) => append_fixed(builder, bytes, f32::from_le_bytes)?,
+        (ColumnBuilder::Float64(builder), _) => append_fixed(builder, bytes, f64::from_le_bytes)?,
+        (ColumnBuilder::Timestamp(builder), _) => append_fixed(builder, bytes, i64::from_le_bytes)?,
+        (ColumnBuilder::Date(builder), _) => append_fixed(builder, bytes, i32::from_le_bytes)?,
+        (ColumnBuilder::String(builder), _) => {
+            check_room(builder.values_slice().len(), bytes.len())?;
+            builder.append_value(std::str::from_utf8(bytes).map_err(|_| Flaw::Malformed)?);
+        }
+        (ColumnBuilder::Bytes(builder), _) => {
+            check_room(builder.values_slice().len(), bytes.len())?;
+            builder.append_value(bytes);
+        }
+        (ColumnBuilder::List { items, lists }, ValueType::List(item)) => {
+            let mut rest = bytes;
+            let count = take_u32(&mut rest)?;
+            append_items(items, item, &mut rest, count)?;
+            expect_end(rest)?;
+            lists.append(count)?;
+        }
+        (ColumnBuilder::Map { keys, values, maps }, ValueType::Map(key, value)) => {
+            let mut rest = bytes;
+            let count = take_u32(&mut rest)?;
+            if rest.first() != Some(&0) {
+                return Err(Flaw::Malformed); // A map has no null keys.
             }
-            ValueType::Map(key, value) => Builder::Map(Box::new(MapBuilder {
-                keys: Items::new(key),
-                values: Items::new(value),
-                maps: Lists::new(value_type),
-            })),
+            append_items(keys, key, &mut rest, count)?;
+            append_items(values, value, &mut rest, count)?;
+            expect_end(rest)?;
+            maps.append(count)?;
         }
+        (ColumnBuilder::List { .. } | ColumnBuilder::Map { .. }, _) => return Err(Flaw::Malformed),
     }
+    Ok(())
+}
 
-    /// Appends the value that exactly these bytes stand for.
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Flaw> {
-        match self {
-            Builder::Bool(builder) => match bytes {
-                [0] => builder.append_value(false),
-                [1] => builder.append_value(true),
-                _ => return Err(Flaw::Malformed),
-            },
-            Builder::Int32(builder) => append_fixed(builder, bytes, i32::from_le_bytes)?,
-            Builder::Int64(builder) => append_fixed(builder, bytes, i64::from_le_bytes)?,
-            Builder::Float32(builder) => append_fixed(builder, bytes, f32::from_le_bytes)?,
-            Builder::Float64(builder) => append_fixed(builder, bytes, f64::from_le_bytes)?,
-            Builder::Timestamp(builder) => append_fixed(builder, bytes, i64::from_le_bytes)?,
-            Builder::Date(builder) => append_fixed(builder, bytes, i32::from_le_bytes)?,
-            Builder::String(builder) => {
-                check_offset(builder.values_slice().len() + bytes.len())?;
-                builder.append_value(std::str::from_utf8(bytes).map_err(|_| Flaw::Malformed)?);
-            }
-            Builder::Bytes(builder) => {
-                check_offset(builder.values_slice().len() + bytes.len())?;
-                builder.append_value(bytes);
-            }
-            Builder::List(builder) => builder.append(bytes)?,
-            Builder::Map(builder) => builder.append(bytes)?,
+/// Takes `count` items of a list or map off the front of `bytes`.
+fn append_items(items: &mut ColumnBuilder, item_type: &ValueType, bytes: &mut &[u8], count: usize) -> Result<(), Flaw> {
+    let has_nulls = match take(bytes, 1)? {
+        [0] => false,
+        [1] => true,
+        _ => return Err(Flaw::Malformed),
+    };
+    let bitmap = if has_nulls { take(bytes, bitmap_len(count))? } else { &[] };
+    let mut append_item = |item: usize, bytes: &[u8]| match !has_nulls || bit(bitmap, item) {
+        true => append(items, item_type, bytes),
+        false => {
+            items.append_null();
+            Ok(())
         }
-        Ok(())
+    };
+    let width = fixed_width(item_type);
+    // Any item takes a byte at least, so a damaged count ends here and not in a huge loop.
+    let fixed = take(bytes, count.checked_mul(width.unwrap_or(END_LEN)).ok_or(Flaw::Malformed)?)?;
+    if let Some(width) = width {
+        return fixed.chunks_exact(width).enumerate().try_for_each(|(item, bytes)| append_item(item, bytes));
     }
-
-    fn append_null(&mut self) {
-        match self {
-            Builder::Bool(builder) => builder.append_null(),
-            Builder::Int32(builder) => builder.append_null(),
-            Builder::Int64(builder) => builder.append_null(),
-            Builder::Float32(builder) => builder.append_null(),
-            Builder::Float64(builder) => builder.append_null(),
-            Builder::String(builder) => builder.append_null(),
-            Builder::Bytes(builder) => builder.append_null(),
-            Builder::Timestamp(builder) => builder.append_null(),
-            Builder::Date(builder) => builder.append_null(),
-            Builder::List(builder) => builder.lists.append_null(),
-            Builder::Map(builder) => builder.maps.append_null(),
-        }
+    let mut start = 0;
+    for (item, end) in fixed.chunks_exact(END_LEN).enumerate() {
+        let end = read_u32(end, 0).ok_or(Flaw::Malformed)?;
+        let len = end.checked_sub(start).ok_or(Flaw::Malformed)?;
+        append_item(item, take(bytes, len as usize)?)?;
+        start = end;
     }
-
-    fn finish(self) -> ArrayRef {
-        match self {
-            Builder::Bool(mut builder) => Arc::new(builder.finish()),
-            Builder::Int32(mut builder) => Arc::new(builder.finish()),
-            Builder::Int64(mut builder) => Arc::new(builder.finish()),
-            Builder::Float32(mut builder) => Arc::new(builder.finish()),
-            Builder::Float64(mut builder) => Arc::new(builder.finish()),
-            Builder::String(mut builder) => Arc::new(builder.finish()),
-            Builder::Bytes(mut builder) => Arc::new(builder.finish()),
-            Builder::Timestamp(mut builder) => Arc::new(builder.finish()),
-            Builder::Date(mut builder) => Arc::new(builder.finish()),
-            Builder::List(builder) => builder.finish(),
-            Builder::Map(builder) => builder.finish(),
-        }
-    }
+    Ok(())
 }
 
 fn append_fixed<T: ArrowPrimitiveType, const N: usize>(
@@ -256,150 +233,6 @@ fn append_fixed<T: ArrowPrimitiveType, const N: usize>(
     let bytes = <[u8; N]>::try_from(bytes).map_err(|_| Flaw::Malformed)?;
     builder.append_value(decode(bytes));
     Ok(())
-}
-
-/// An end of a value in a column, as Arrow counts it.
-fn check_offset(end: usize) -> Result<i32, Flaw> {
-    i32::try_from(end).map_err(|_| Flaw::TooLarge)
-}
-
-/// Which lists a column has: where each ends among the items, and whether it is null.
-#[derive(Debug)]
-struct Lists {
-    inner_field: FieldRef,
-    offsets: Vec<i32>,
-    nulls: NullBufferBuilder,
-}
-
-impl Lists {
-    fn new(value_type: &ValueType) -> Self {
-        let (DataType::List(inner_field) | DataType::Map(inner_field, _)) = arrow_type(value_type) else {
-            unreachable!("only lists and maps have items")
-        };
-        Lists { inner_field, offsets: vec![0], nulls: NullBufferBuilder::new(0) }
-    }
-
-    fn end(&self) -> i32 {
-        self.offsets.last().copied().unwrap_or_default()
-    }
-
-    /// Adds a list of the next `count` items.
-    fn append(&mut self, count: usize) -> Result<(), Flaw> {
-        let end = check_offset(self.end() as usize + count)?;
-        self.offsets.push(end);
-        self.nulls.append_non_null();
-        Ok(())
-    }
-
-    fn append_null(&mut self) {
-        self.offsets.push(self.end());
-        self.nulls.append_null();
-    }
-
-    fn offset_buffer(&mut self) -> OffsetBuffer<i32> {
-        OffsetBuffer::new(ScalarBuffer::from(std::mem::take(&mut self.offsets)))
-    }
-}
-
-#[derive(Debug)]
-struct ListBuilder {
-    items: Items,
-    lists: Lists,
-}
-
-impl ListBuilder {
-    fn append(&mut self, mut bytes: &[u8]) -> Result<(), Flaw> {
-        let count = take_u32(&mut bytes)?;
-        self.items.append(&mut bytes, count)?;
-        expect_end(bytes)?;
-        self.lists.append(count)
-    }
-
-    fn finish(mut self) -> ArrayRef {
-        let (offsets, items) = (self.lists.offset_buffer(), self.items.builder.finish());
-        Arc::new(ListArray::new(self.lists.inner_field, offsets, items, self.lists.nulls.finish()))
-    }
-}
-
-#[derive(Debug)]
-struct MapBuilder {
-    keys: Items,
-    values: Items,
-    maps: Lists,
-}
-
-impl MapBuilder {
-    fn append(&mut self, mut bytes: &[u8]) -> Result<(), Flaw> {
-        let count = take_u32(&mut bytes)?;
-        if bytes.first() != Some(&0) {
-            return Err(Flaw::Malformed); // A map has no null keys.
-        }
-        self.keys.append(&mut bytes, count)?;
-        self.values.append(&mut bytes, count)?;
-        expect_end(bytes)?;
-        self.maps.append(count)
-    }
-
-    fn finish(mut self) -> ArrayRef {
-        // A value that could not be decoded may have left keys without values.
-        let len = self.maps.end() as usize;
-        let columns = [self.keys, self.values].map(|items| items.builder.finish().slice(0, len)).to_vec();
-        let DataType::Struct(fields) = self.maps.inner_field.data_type() else {
-            unreachable!("the entries of a map are structs")
-        };
-        let entries = StructArray::new(fields.clone(), columns, None);
-        let offsets = self.maps.offset_buffer();
-        Arc::new(MapArray::new(self.maps.inner_field, offsets, entries, self.maps.nulls.finish(), false))
-    }
-}
-
-/// The items of all lists of a column.
-#[derive(Debug)]
-struct Items {
-    builder: Box<Builder>,
-    width: Option<usize>,
-}
-
-impl Items {
-    fn new(item_type: &ValueType) -> Self {
-        Items { builder: Box::new(Builder::new(item_type)), width: fixed_width(item_type) }
-    }
-
-    /// Takes `count` items off the front of `bytes`.
-    fn append(&mut self, bytes: &mut &[u8], count: usize) -> Result<(), Flaw> {
-        let has_nulls = match take(bytes, 1)? {
-            [0] => false,
-            [1] => true,
-            _ => return Err(Flaw::Malformed),
-        };
-        let bitmap = if has_nulls { take(bytes, bitmap_len(count))? } else { &[] };
-        let is_valid = |item: usize| !has_nulls || bit(bitmap, item);
-        // Any item takes a byte at least, so a damaged count ends here and not in a huge loop.
-        let fixed = take(bytes, count.checked_mul(self.width.unwrap_or(END_LEN)).ok_or(Flaw::Malformed)?)?;
-        if let Some(width) = self.width {
-            for (item, bytes) in fixed.chunks_exact(width).enumerate() {
-                self.append_item(is_valid(item).then_some(bytes))?;
-            }
-            return Ok(());
-        }
-        let mut start = 0;
-        for (item, end) in fixed.chunks_exact(END_LEN).enumerate() {
-            let end = read_u32(end, 0).ok_or(Flaw::Malformed)?;
-            let len = end.checked_sub(start).ok_or(Flaw::Malformed)?;
-            let data = take(bytes, len as usize)?;
-            self.append_item(is_valid(item).then_some(data))?;
-            start = end;
-        }
-        Ok(())
-    }
-
-    fn append_item(&mut self, bytes: Option<&[u8]>) -> Result<(), Flaw> {
-        match bytes {
-            Some(bytes) => self.builder.append(bytes)?,
-            None => self.builder.append_null(),
-        }
-        Ok(())
-    }
 }
 
 fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Flaw> {

@@ -16,6 +16,7 @@ use super::super::*;
 use super::fixture::runtime;
 use crate::definition::FeatureViewName;
 use crate::engine::Engine;
+use crate::operators::OperatorCodec;
 
 const SPINE_ROWS: i64 = 10_000;
 const KEYS: i64 = 7;
@@ -121,19 +122,17 @@ fn nodes_are_sent_elsewhere() {
         let LogicalPlan::Extension(extension) = frame(&context).into_unoptimized_plan() else { unreachable!() };
         let inputs: Vec<LogicalPlan> = extension.node.inputs().into_iter().cloned().collect();
         let mut bytes = Vec::new();
-        LogicalExtensionCodec::try_encode(&PointInTimeJoinCodec, &extension, &mut bytes).unwrap();
-        let decoded =
-            LogicalExtensionCodec::try_decode(&PointInTimeJoinCodec, &bytes, &inputs, &context.task_ctx()).unwrap();
+        LogicalExtensionCodec::try_encode(&OperatorCodec, &extension, &mut bytes).unwrap();
+        let decoded = LogicalExtensionCodec::try_decode(&OperatorCodec, &bytes, &inputs, &context.task_ctx()).unwrap();
         assert_eq!(decoded, extension);
 
         let physical = frame(&context).create_physical_plan().await.unwrap();
         let inputs: Vec<Arc<dyn ExecutionPlan>> = physical.children().into_iter().cloned().collect();
         let mut bytes = Vec::new();
         let converter = DefaultPhysicalProtoConverter {};
-        PhysicalExtensionCodec::try_encode(&PointInTimeJoinCodec, physical, &mut bytes, &converter).unwrap();
+        PhysicalExtensionCodec::try_encode(&OperatorCodec, physical, &mut bytes, &converter).unwrap();
         let task = context.task_ctx();
-        let decoded =
-            PhysicalExtensionCodec::try_decode(&PointInTimeJoinCodec, &bytes, &inputs, &task, &converter).unwrap();
+        let decoded = PhysicalExtensionCodec::try_decode(&OperatorCodec, &bytes, &inputs, &task, &converter).unwrap();
         check(&collect(decoded, task).await.unwrap());
     });
 }
