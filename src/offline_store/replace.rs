@@ -203,7 +203,8 @@ fn new_writer(
     schema: &SchemaRef,
     sample: &RecordBatch,
 ) -> Result<RecordBatchWriter, DeltaTableError> {
-    let mut properties = parquet_files::properties(sample)
+    let properties = parquet_files::without_vain_compression(parquet_files::properties(sample), sample);
+    let mut properties = properties
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         .set_write_batch_size(1024)

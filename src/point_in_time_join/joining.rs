@@ -8,13 +8,17 @@ use std::sync::atomic::Ordering;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array};
 use arrow::datatypes::{Fields, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::common::Result;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, SpillMetrics, Time};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, SpillManager};
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready, try_join_all};
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
 
 use super::set_aside::SetAside;
 use super::steps::value_bytes;
@@ -28,6 +32,8 @@ const VIEWS_AT_ONCE: usize = 4;
 const SMALL_ROWS_MAX: usize = 64 << 10;
 /// What the views of a step may hold in memory while others are joined; those after them go to disk.
 const SET_ASIDE_BYTES_MAX: usize = 32 << 20;
+/// The share of this in the limit where one is set.
+const SET_ASIDE_SHARE: usize = 16;
 /// Index, candidates and places of one spine row and one view.
 const SLOT_BYTES: usize = 96;
 
@@ -57,8 +63,9 @@ impl Widths {
         self.carried + SLOT_BYTES + 2 * widest
     }
 
-    fn set_aside(&self, rows: usize) -> usize {
-        (rows * self.views.iter().map(|(_, bytes)| *bytes).sum::<usize>()).min(SET_ASIDE_BYTES_MAX)
+    /// What the answers of all views take.
+    fn of_views(&self, rows: usize) -> usize {
+        rows * self.views.iter().map(|(_, bytes)| *bytes).sum::<usize>()
     }
 }
 
@@ -123,7 +130,8 @@ impl Joining {
     /// Joins some rows of the spine.
     pub async fn step(&mut self, spine: RecordBatch) -> Result<StepAnswer> {
         let rows = spine.num_rows();
-        self.reservation.try_resize(rows * self.widths.in_memory() + self.widths.set_aside(rows))?;
+        let set_aside_max = self.set_aside_bytes_max();
+        self.reservation.try_resize(rows * self.widths.in_memory() + self.widths.of_views(rows).min(set_aside_max))?;
         let timer = self.counters.compute.clone();
         let _timer = timer.timer();
         if !std::mem::take(&mut self.is_first_step) {
@@ -134,28 +142,47 @@ impl Joining {
         let joins = (0..self.views.len()).map(|view| self.join_view(view, indexes.take(view)));
         let at_once = if rows <= SMALL_ROWS_MAX { VIEWS_AT_ONCE } else { 1 };
         let mut joined = stream::iter(joins).buffered(at_once);
-        let mut views = Vec::with_capacity(self.views.len());
+        let mut views: Vec<BoxFuture<'static, Result<SetAside>>> = Vec::with_capacity(self.views.len());
+        let one_at_a_time = Arc::new(Semaphore::new(1));
         let mut bytes_in_memory = 0;
         while let Some(view) = joined.try_next().await? {
             let (columns, row_bytes) = &self.widths.views[views.len()];
             let is_last = views.len() + 1 == self.views.len();
             let answer = self.columns(view);
-            views.push(if is_last || bytes_in_memory + rows * row_bytes <= SET_ASIDE_BYTES_MAX {
+            views.push(if is_last || bytes_in_memory + rows * row_bytes <= set_aside_max {
                 bytes_in_memory += rows * row_bytes;
-                SetAside::in_memory(answer)
+                ready(Ok(SetAside::in_memory(answer))).boxed()
             } else {
-                let fields = Fields::from(&self.schema.fields()[columns.clone()]);
-                let spills = SpillManager::new(
-                    self.context.runtime_env(),
-                    self.counters.spills.clone(),
-                    Arc::new(Schema::new(fields)),
-                );
-                SetAside::on_disk(answer, ANSWER_ROWS, &spills)?
+                // One answer is written while the next view is read.
+                let turn = Arc::clone(&one_at_a_time).acquire_owned().await;
+                let spills = self.spills(columns.clone());
+                let writing = SpawnedTask::spawn_blocking(move || {
+                    let _turn = turn;
+                    SetAside::on_disk(answer, ANSWER_ROWS, &spills)
+                });
+                writing
+                    .join_unwind()
+                    .map(|written| written.map_err(|error| DataFusionError::External(error.into()))?)
+                    .boxed()
             });
         }
+        let views = try_join_all(views).await?;
         self.counters.output_rows.add(rows);
         let carried = spine.columns()[..self.spec.carried].to_vec();
         Ok(StepAnswer { schema: Arc::clone(&self.schema), carried, views, rows, next_row: 0 })
+    }
+
+    fn set_aside_bytes_max(&self) -> usize {
+        match self.context.memory_pool().memory_limit() {
+            MemoryLimit::Finite(bytes) => SET_ASIDE_BYTES_MAX.min(bytes / SET_ASIDE_SHARE),
+            _ => SET_ASIDE_BYTES_MAX,
+        }
+    }
+
+    /// Temporary files for these columns of the answer.
+    fn spills(&self, columns: Range<usize>) -> SpillManager {
+        let schema = Arc::new(Schema::new(Fields::from(&self.schema.fields()[columns])));
+        SpillManager::new(self.context.runtime_env(), self.counters.spills.clone(), schema)
     }
 
     /// A view's columns of the answer.
