@@ -54,6 +54,7 @@ python-env: setup
 	@scripts/python-env "$(VENV)"
 
 python-test: build python-env
+	cd python && "$(VENV)/bin/mypy" --cache-dir "$(CACHE)/mypy"
 	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests
 	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/python
 
