@@ -6,6 +6,7 @@ One question in two tenses: what were these features worth at those moments
 
     Client, AsyncClient     the calls, for threads and for asyncio
       Tls                   certificates of a connection
+    Local                   a client with a server of its own
     Answer                  what both calls give back
       Status                how a value came about
       Metadata              what the answer was made from
@@ -76,6 +77,7 @@ from ._exceptions import (
     UnauthenticatedError,
     UnavailableError,
 )
+from ._local import Local
 from ._status import ServerStatus, ViewStatus
 from ._stream import AnswerStream, AsyncAnswerStream
 
@@ -105,6 +107,7 @@ __all__ = [
     "Field",
     "InternalError",
     "InvalidError",
+    "Local",
     "Metadata",
     "NotFoundError",
     "OnDemandFeature",

@@ -145,10 +145,10 @@ def _load(file: Path) -> list[Mapping[str, Any]]:
 
 
 # Texts that stand as they are: no indicator of YAML, no number, no word with a meaning.
-_PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_./*-]*( [A-Za-z0-9_./*<>=+()%'-]+)*$")
+_PLAIN = re.compile(r"^[A-Za-z_][A-Za-z0-9_./*-]*( [A-Za-z0-9_./*<>=+()%'-]+)*\Z")
 # On a line of their own, where a comma ends nothing.
-_PLAIN_LINE = re.compile(r"^[A-Za-z_][A-Za-z0-9_.,;/<>*'-]*( [A-Za-z0-9_.,;/*<>=+()%'-]+)*$")
-_DURATION = re.compile(r"^[0-9]+(ms|s|m|h|d|w)$")
+_PLAIN_LINE = re.compile(r"^[A-Za-z_][A-Za-z0-9_.,;/<>*'-]*( [A-Za-z0-9_.,;/*<>=+()%'-]+)*\Z")
+_DURATION = re.compile(r"^[0-9]+(ms|s|m|h|d|w)\Z")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 

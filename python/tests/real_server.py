@@ -73,9 +73,9 @@ def real_address(binary: str, real_project: Path) -> Iterator[str]:
         yield address
 
 
-def materialize(binary: str, project: Path) -> None:
+def materialize(binary: str, project: Path, end: str = "2024-01-02") -> None:
     """Applies and materializes a project."""
-    for command in (["apply", "--yes"], ["materialize", "--end", "2024-01-02"]):
+    for command in (["apply", "--yes"], ["materialize", "--end", end]):
         subprocess.run([binary, *command], cwd=project, check=True)
 
 
@@ -101,12 +101,15 @@ def serving(binary: str, project: Path) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> Iterator[None]:
-    """Examples in docstrings that ask a `client` ask the real server."""
+def examples(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Examples in docstrings that ask a `client`, or start a server, have the real one, and a folder of their own."""
     example = getattr(request.node, "dtest", None)
-    if example is None or not any("client" in each.source for each in example.examples):
+    source = "" if example is None else "".join(each.source for each in example.examples)
+    if "client." not in source and "asof.Local" not in source:
         yield
         return
+    namespace: dict[str, Any] = request.getfixturevalue("doctest_namespace")
+    request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))
     with asof.Client(request.getfixturevalue("real_address")) as client:
-        doctest_namespace.update(client=client, datetime=datetime)
+        namespace.update(client=client, datetime=datetime, asof=asof)
         yield

@@ -19,7 +19,7 @@ def threads(client: asof.Client) -> Iterator[object]:
     yield assert_type(client.catalog().features.delay.mean, asof.FeatureReference)
     yield client.get_online_features("delay_v1", ROWS, as_of="2024-01-01")  # type: ignore[call-arg]
     yield client.get_batch_features("delay_v1", ROWS, statuses="yes")  # type: ignore[arg-type]
-    yield client.get_batch_features("delay_v1", ROWS, "2024-01-01")  # type: ignore[misc]
+    yield client.get_batch_features("delay_v1", ROWS, "2024-01-01")  # type: ignore[call-arg]
     yield client.get_online_features(features="delay_v1")  # type: ignore[call-arg]
 
 
