@@ -9,13 +9,15 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 VENV := $(CACHE)/venv
 ASOF := $(CARGO_TARGET_DIR)/debug/asof
 
-.PHONY: help setup fresh build quickstart test format lint rust-test python-test bench python-env
+.PHONY: help setup fresh build wheel quickstart test format lint rust-test python-test feast-test bench python-env
 
 help:
 	@echo "make quickstart   build, then run the flights example from files to online answers"
 	@echo "make test         format, Rust tests, Python tests"
 	@echo "make lint         clippy"
+	@echo "make feast-test   what asof import-feast makes of a Feast repository, beside Feast itself"
 	@echo "make bench        measurements, side by side with peers"
+	@echo "make wheel        the Python package with the asof command in it: dist/"
 	@echo "make build        the asof command: $(ASOF)"
 
 setup:
@@ -34,6 +36,9 @@ fresh: setup
 # development dependencies and without them, and would build most of them twice.
 build: fresh
 	cargo build --bin asof --test integration
+
+wheel: build
+	python3 python/scripts/build_wheel.py "$(ASOF)" dist
 
 quickstart: build
 	@ASOF="$(ASOF)" PYTHON=python3 examples/flights/quickstart
@@ -54,8 +59,14 @@ python-env: setup
 	@scripts/python-env "$(VENV)"
 
 python-test: build python-env
+	cd python && "$(VENV)/bin/mypy" --cache-dir "$(CACHE)/mypy"
 	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests
 	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/python
+
+# Feast and what it needs are half a gigabyte, so they have an environment of their own, and no part in `make test`.
+feast-test: build python-env
+	[ -x "$(CACHE)/feast/bin/feast" ] || { python3 -m venv "$(CACHE)/feast" && "$(CACHE)/feast/bin/pip" install --quiet "feast[duckdb]"; }
+	cd python && ASOF_FEAST_PYTHON="$(CACHE)/feast/bin/python" ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/test_feast.py
 
 bench: python-env
 	ASOF_PYTHON="$(VENV)/bin/python" benches/run

@@ -5,9 +5,31 @@ One question in two tenses: what were these features worth at those moments
 (:meth:`Client.get_online_features`)?
 
     Client, AsyncClient     the calls, for threads and for asyncio
+      Tls                   certificates of a connection
+    Local                   a client with a server of its own
     Answer                  what both calls give back
       Status                how a value came about
       Metadata              what the answer was made from
+    AnswerStream            a batch answer too large for memory
+    AsyncAnswerStream       the same for asyncio
+    Catalog                 what may be asked for, completed in notebooks
+      FeatureReference      ``view:feature``
+    ServerStatus            what a server serves
+      ViewStatus            how far one view is materialized
+    DefinitionSet           definitions as files
+      Definition            what each of them has
+        Entity              what features describe
+        Source              rows that features are read from
+          Batch             where they are
+        View                what a service names features of
+          FeatureView       named features of entities
+            Aggregation     a function over windows
+          OnDemandFeatureView
+                            features of expressions
+            OnDemandFeature one of them
+        FeatureService      what one model reads
+          Projection        features of one view in it
+      Field                 a named and typed column
     AsofWarning             what the server remarks about an answer
     AsofError
       InvalidError          fix the call or the definition; also a ValueError
@@ -24,7 +46,24 @@ One question in two tenses: what were these features worth at those moments
 
 from ._answer import Answer, AsofWarning, Metadata, Status
 from ._async import AsyncClient
+from ._catalog import Catalog, FeatureReference
 from ._client import Client
+from ._connection import Tls
+from ._definition_files import DefinitionSet
+from ._definitions import (
+    Aggregation,
+    Batch,
+    Definition,
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    OnDemandFeature,
+    OnDemandFeatureView,
+    Projection,
+    Source,
+    View,
+)
 from ._exceptions import (
     AsofError,
     ConflictError,
@@ -38,25 +77,49 @@ from ._exceptions import (
     UnauthenticatedError,
     UnavailableError,
 )
+from ._local import Local
+from ._status import ServerStatus, ViewStatus
+from ._stream import AnswerStream, AsyncAnswerStream
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Aggregation",
     "Answer",
+    "AnswerStream",
     "AsofError",
     "AsofWarning",
+    "AsyncAnswerStream",
     "AsyncClient",
+    "Batch",
+    "Catalog",
     "Client",
     "ConflictError",
     "CorruptError",
+    "Definition",
+    "DefinitionSet",
     "DeniedError",
+    "Entity",
     "ExhaustedError",
+    "FeatureReference",
+    "FeatureService",
+    "FeatureView",
+    "Field",
     "InternalError",
     "InvalidError",
+    "Local",
     "Metadata",
     "NotFoundError",
+    "OnDemandFeature",
+    "OnDemandFeatureView",
     "PreconditionError",
+    "Projection",
+    "ServerStatus",
+    "Source",
     "Status",
+    "Tls",
     "UnauthenticatedError",
     "UnavailableError",
+    "View",
+    "ViewStatus",
 ]

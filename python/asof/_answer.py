@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ._html import ROWS_SHOWN, table_html
+
 if TYPE_CHECKING:
     import pandas
     import polars
@@ -52,12 +54,13 @@ class Answer:
         self,
         table: pa.Table,
         metadata: Metadata,
-        statuses: Mapping[str, list[Status]] | None = None,
+        statuses: Mapping[str, pa.Array | pa.ChunkedArray] | None = None,
         event_timestamps: pa.Table | None = None,
     ) -> None:
         self._table = table
         self._metadata = metadata
         self._statuses = dict(statuses or {})
+        self._status_lists: dict[str, list[Status]] | None = None
         self._event_timestamps = event_timestamps
 
     @property
@@ -71,7 +74,11 @@ class Answer:
 
         A batch answer has them if the call asked for ``statuses=True``; an online answer always does.
         """
-        return self._statuses
+        if self._status_lists is None:
+            self._status_lists = {
+                name: [Status(text) for text in texts.to_pylist()] for name, texts in self._statuses.items()
+            }
+        return self._status_lists
 
     @property
     def event_timestamps(self) -> dict[str, list[Any]]:
@@ -96,19 +103,7 @@ class Answer:
         """
         import pandas
 
-        nullable = {
-            pa.int32(): pandas.Int32Dtype(),
-            pa.int64(): pandas.Int64Dtype(),
-            pa.bool_(): pandas.BooleanDtype(),
-        }
-        columns = {}
-        for name in self._table.column_names:
-            column = self._table[name]
-            mapper = nullable.get if column.null_count else None
-            if pa.types.is_map(column.type):
-                columns[name] = pandas.Series(_to_list(column), dtype=object)
-            else:
-                columns[name] = column.to_pandas(types_mapper=mapper)
+        columns = {name: _to_series(self._table[name]) for name in self._table.column_names}
         return pandas.DataFrame(columns, index=pandas.RangeIndex(self._table.num_rows))
 
     def to_polars(self) -> polars.DataFrame:
@@ -125,9 +120,53 @@ class Answer:
     def __repr__(self) -> str:
         return f"<Answer {self._table.num_rows} rows: {', '.join(self._table.column_names)}>"
 
+    def _repr_html_(self) -> str:
+        names, shown = self._table.column_names, self._table.slice(0, ROWS_SHOWN)
+        values = [_to_list(shown[name]) for name in names]
+        remarks = [self._remarks(name, shown.num_rows) for name in names]
+        cells = [list(zip(column, remark, strict=True)) for column, remark in zip(values, remarks, strict=True)]
+        heads = [(name, str(self._table[name].type)) for name in names]
+        rows = f"{self._table.num_rows} rows" if self._table.num_rows != 1 else "1 row"
+        caption = rows if self._table.num_rows <= ROWS_SHOWN else f"{rows}, the first {ROWS_SHOWN}"
+        return table_html(caption, heads, list(zip(*cells, strict=True)))
+
+    def _remarks(self, name: str, count: int) -> list[str]:
+        statuses = self._statuses.get(name)
+        return [""] * count if statuses is None else statuses.slice(0, count).to_pylist()
+
 
 def _to_list(column: pa.ChunkedArray) -> list[Any]:
     values: list[Any] = column.to_pylist()
     if pa.types.is_map(column.type):
         return [None if value is None else dict(value) for value in values]
     return values
+
+
+def _to_series(column: pa.ChunkedArray) -> pandas.Series[Any]:
+    import pandas
+
+    if pa.types.is_map(column.type) or _has_lists_with_nulls(column):
+        # A list with a null would be an array of floats.
+        return pandas.Series(_to_list(column), dtype=object)
+    nullable = {
+        pa.int8(): pandas.Int8Dtype(),
+        pa.int16(): pandas.Int16Dtype(),
+        pa.int32(): pandas.Int32Dtype(),
+        pa.int64(): pandas.Int64Dtype(),
+        pa.uint8(): pandas.UInt8Dtype(),
+        pa.uint16(): pandas.UInt16Dtype(),
+        pa.uint32(): pandas.UInt32Dtype(),
+        pa.uint64(): pandas.UInt64Dtype(),
+        pa.bool_(): pandas.BooleanDtype(),
+    }
+    series: pandas.Series[Any] = column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+    return series
+
+
+def _has_lists_with_nulls(column: pa.ChunkedArray) -> bool:
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return (
+        is_list
+        and not pa.types.is_floating(column.type.value_type)
+        and any(chunk.flatten().null_count for chunk in column.chunks)
+    )

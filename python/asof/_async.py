@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 import grpc.aio
 
-from ._answer import Answer, Metadata
-from ._connection import CHANNEL_OPTIONS, Connection, definition_dicts
-from ._exceptions import InvalidError, NotFoundError, from_rpc_error
-from ._proto import feature_store_pb2 as pb
+from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary
+from ._connection import Connection, Tls
 from ._proto.feature_store_pb2_grpc import FeatureStoreStub
-from ._questions import BatchAnswerReader, BatchQuestion, OnlineQuestion
-from ._signature import Definitions, Features
-from ._times import Time
+from ._stream import AsyncAnswerStream
 
-if TYPE_CHECKING:
-    from ._entities import Entities
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _call(
+    core: Callable[Concatenate[Calls, P], Steps[T]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """The call as a coroutine."""
+
+    @functools.wraps(core)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(core(self._calls, *args, **kwargs))
+
+    return method
+
+
+def _stream_call(
+    core: Callable[Concatenate[Calls, P], Steps[OpenAnswer]],
+) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, AsyncAnswerStream]]:
+    """The call as a coroutine that returns when the answer begins."""
+
+    @functools.wraps(core)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncAnswerStream:
+        opened = await self._run(core(self._calls, *args, **kwargs))
+        return AsyncAnswerStream(opened, lambda: self._run(self._calls.receive(opened.stream)))
+
+    return method
 
 
 class AsyncClient:
     """The calls of :class:`~asof.Client` as coroutines; also at hand as ``client.async_``.
 
-    The connection belongs to the event loop of the first call; in another loop a new one is made.
+    Takes the same arguments. The connection belongs to the event loop of the first call; in another
+    loop a new one is made.
 
     Example::
 
@@ -39,10 +62,13 @@ class AsyncClient:
         address: str,
         *,
         timeout: float | None = 30.0,
+        retries: int = 3,
         token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool = False,
+        compression: str | None = None,
+        options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._open(Connection.to(address, timeout, token, credentials))
+        self._open(Connection.to(address, timeout, retries, token, tls, compression, options))
 
     @classmethod
     def _with(cls, connection: Connection) -> AsyncClient:
@@ -52,90 +78,32 @@ class AsyncClient:
 
     def _open(self, connection: Connection) -> None:
         self._connection = connection
+        self._calls = Calls(connection)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: Any = None
         self._stub: Any = None
-        self._definitions: Definitions | None = None
 
-    async def get_online_features(
-        self,
-        features: Features,
-        entities: Entities,
-        *,
-        request: Mapping[str, Any] | None = None,
-        timestamp_column: str | None = None,
-        full_feature_names: bool = False,
-        statuses: bool = False,
-        event_timestamps: bool = False,
-        now: Time | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """See :meth:`asof.Client.get_online_features`."""
-        del timestamp_column
-        question = OnlineQuestion.of(
-            features,
-            entities,
-            request,
-            full_feature_names=full_feature_names,
-            statuses=statuses,
-            event_timestamps=event_timestamps,
-            now=now,
-        )
-        definitions = self._definitions or await self._list(timeout)
-        try:
-            return await self._ask(question, definitions, timeout)
-        except (InvalidError, NotFoundError):
-            # The definitions may have changed since they were listed.
-            newer = await self._list(timeout)
-            if newer == definitions:
-                raise
-            return await self._ask(question, newer, timeout)
+    get_online_features = _call(Calls.get_online_features)
+    get_batch_features = _call(Calls.get_batch_features)
+    stream_batch_features = _stream_call(Calls.stream_batch_features)
+    list_definitions = _call(Calls.list_definitions)
+    list_entities = _call(Calls.list_entities)
+    list_sources = _call(Calls.list_sources)
+    list_feature_views = _call(Calls.list_feature_views)
+    list_on_demand_feature_views = _call(Calls.list_on_demand_feature_views)
+    list_feature_services = _call(Calls.list_feature_services)
+    describe_entity = _call(Calls.describe_entity)
+    describe_source = _call(Calls.describe_source)
+    describe_feature_view = _call(Calls.describe_feature_view)
+    describe_on_demand_feature_view = _call(Calls.describe_on_demand_feature_view)
+    describe_feature_service = _call(Calls.describe_feature_service)
+    catalog = _call(Calls.catalog)
+    status = _call(Calls.status)
 
-    async def get_batch_features(
-        self,
-        features: Features,
-        entities: Entities | None = None,
-        *,
-        start: Time | None = None,
-        end: Time | None = None,
-        as_of: Time | None = None,
-        request: Mapping[str, Any] | None = None,
-        timestamp_column: str | None = None,
-        full_feature_names: bool = False,
-        statuses: bool = False,
-        as_known: bool = False,
-        from_source: bool = False,
-        versions: Metadata | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """See :meth:`asof.Client.get_batch_features`."""
-        question = BatchQuestion.of(
-            features,
-            entities,
-            request,
-            timestamp_column=timestamp_column,
-            start=start,
-            end=end,
-            as_of=as_of,
-            full_feature_names=full_feature_names,
-            statuses=statuses,
-            as_known=as_known,
-            from_source=from_source,
-            versions=versions,
-        )
-        reader = BatchAnswerReader(with_statuses=statuses)
-        try:
-            stub = await self._connected()
-            answers = stub.GetBatchFeatures(question.messages(), timeout=timeout, metadata=self._connection.metadata)
-            async for message in answers:
-                reader.feed(message)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._connection.address) from error
-        return reader.answer(stacklevel=2)
-
-    async def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
-        """See :meth:`asof.Client.list_definitions`."""
-        return definition_dicts(await self._call_list(kind, timeout))
+    @property
+    def address(self) -> str:
+        """``host:port`` of the server's gRPC port."""
+        return self._connection.address
 
     async def close(self) -> None:
         """Ends the connection and the calls that are under way."""
@@ -151,38 +119,42 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _connected(self) -> Any:
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.address!r})"
+
+    def _connected(self) -> Any:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            address, credentials = self._connection.address, self._connection.credentials
-            if credentials is None:
-                self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            else:
-                self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+            self._channel = self._connection.channel(grpc.aio)
             self._stub, self._loop = FeatureStoreStub(self._channel), loop
         return self._stub
 
-    async def _ask(self, question: OnlineQuestion, definitions: Definitions, timeout: float | None) -> Answer:
-        request = question.request(definitions)
-        response = await self._unary("GetOnlineFeatures", request, timeout)
-        if response.registry_version != definitions.version:
-            self._definitions = None
-        return question.answer(request, response)
+    async def _run(self, steps: Steps[T]) -> T:
+        """Does step after step until the call has its result."""
+        result: Any = None
+        failure: grpc.RpcError | None = None
+        while True:
+            try:
+                step = steps.send(result) if failure is None else steps.throw(failure)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            result, failure = None, None
+            try:
+                result = await self._do(step)
+            except grpc.RpcError as error:
+                failure = error
 
-    async def _list(self, timeout: float | None) -> Definitions:
-        self._definitions = Definitions.of(await self._call_list("", timeout))
-        return self._definitions
-
-    async def _call_list(self, kind: str, timeout: float | None) -> pb.ListDefinitionsResponse:
-        response: pb.ListDefinitionsResponse = await self._unary(
-            "ListDefinitions", pb.ListDefinitionsRequest(kind=kind), timeout
-        )
-        return response
-
-    async def _unary(self, method: str, request: Any, timeout: float | None) -> Any:
-        deadline = self._connection.timeout if timeout is None else timeout
-        stub = await self._connected()
-        try:
-            return await getattr(stub, method)(request, timeout=deadline, metadata=self._connection.metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._connection.address) from error
+    async def _do(self, step: Unary | Open | Receive | Pause) -> Any:
+        match step:
+            case Unary(method, request, timeout):
+                call = getattr(self._connected(), method)
+                return await call(request, timeout=timeout, metadata=self._connection.metadata)
+            case Open(method, messages, timeout):
+                call = getattr(self._connected(), method)
+                return call(messages(), timeout=timeout, metadata=self._connection.metadata)
+            case Receive(stream):
+                message = await stream.read()
+                return None if message is grpc.aio.EOF else message
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)

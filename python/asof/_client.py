@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 
-from ._answer import Answer, Metadata
 from ._async import AsyncClient
-from ._connection import CHANNEL_OPTIONS, Connection, definition_dicts
-from ._exceptions import InvalidError, NotFoundError, from_rpc_error
-from ._proto import feature_store_pb2 as pb
+from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary
+from ._connection import Connection, Tls
 from ._proto.feature_store_pb2_grpc import FeatureStoreStub
-from ._questions import BatchAnswerReader, BatchQuestion, OnlineQuestion
-from ._signature import Definitions, Features
-from ._times import Time
+from ._stream import AnswerStream
 
-if TYPE_CHECKING:
-    from ._entities import Entities
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _call(core: Callable[Concatenate[Calls, P], Steps[T]]) -> Callable[Concatenate[Client, P], T]:
+    """The call as a method that returns when it is done."""
+
+    @functools.wraps(core)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(core(self._calls, *args, **kwargs))
+
+    return method
+
+
+def _stream_call(
+    core: Callable[Concatenate[Calls, P], Steps[OpenAnswer]],
+) -> Callable[Concatenate[Client, P], AnswerStream]:
+    """The call as a method that returns when the answer begins."""
+
+    @functools.wraps(core)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> AnswerStream:
+        opened = self._run(core(self._calls, *args, **kwargs))
+        return AnswerStream(opened, lambda: self._run(self._calls.receive(opened.stream)))
+
+    return method
 
 
 class Client:
@@ -31,11 +52,15 @@ class Client:
         address: ``host:port`` of the server's gRPC port.
         timeout: Seconds that a call may take, if the call does not say otherwise; batch calls, whose
             length depends on their data, have no deadline of their own.
-        token: Sent with every call, as ``asof tokens create`` printed it.
-        credentials: For TLS, ``grpc.ssl_channel_credentials(...)``.
+        retries: How often a read is tried again while the server is not there, or is full and says when to
+            come back; with growing pauses, and never past the deadline.
+        token: Sent with every call, as ``asof tokens create`` printed it. Over a network it needs `tls`.
+        tls: True to trust the authorities that gRPC trusts, or a :class:`Tls` with certificates.
+        compression: ``"gzip"`` for a slow network.
+        options: Further options of the gRPC channel, such as ``("grpc.http_proxy", "http://proxy:3128")``.
 
-    >>> client = Client("localhost:6566")
-    >>> client.close()
+    >>> with Client("localhost:6566", token="secret", tls=True) as client:
+    ...     pass  # client.get_online_features(...)
     """
 
     def __init__(
@@ -43,157 +68,44 @@ class Client:
         address: str,
         *,
         timeout: float | None = 30.0,
+        retries: int = 3,
         token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool = False,
+        compression: str | None = None,
+        options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._connection = Connection.to(address, timeout, token, credentials)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        self._connection = Connection.to(address, timeout, retries, token, tls, compression, options)
+        self._calls = Calls(self._connection)
+        self._channel = self._connection.channel(grpc)
         self._stub: Any = FeatureStoreStub(self._channel)
-        self._definitions: Definitions | None = None
         self._async = AsyncClient._with(self._connection)
+
+    get_online_features = _call(Calls.get_online_features)
+    get_batch_features = _call(Calls.get_batch_features)
+    stream_batch_features = _stream_call(Calls.stream_batch_features)
+    list_definitions = _call(Calls.list_definitions)
+    list_entities = _call(Calls.list_entities)
+    list_sources = _call(Calls.list_sources)
+    list_feature_views = _call(Calls.list_feature_views)
+    list_on_demand_feature_views = _call(Calls.list_on_demand_feature_views)
+    list_feature_services = _call(Calls.list_feature_services)
+    describe_entity = _call(Calls.describe_entity)
+    describe_source = _call(Calls.describe_source)
+    describe_feature_view = _call(Calls.describe_feature_view)
+    describe_on_demand_feature_view = _call(Calls.describe_on_demand_feature_view)
+    describe_feature_service = _call(Calls.describe_feature_service)
+    catalog = _call(Calls.catalog)
+    status = _call(Calls.status)
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the server's gRPC port."""
+        return self._connection.address
 
     @property
     def async_(self) -> AsyncClient:
         """The same calls for asyncio."""
         return self._async
-
-    def get_online_features(
-        self,
-        features: Features,
-        entities: Entities,
-        *,
-        request: Mapping[str, Any] | None = None,
-        timestamp_column: str | None = None,
-        full_feature_names: bool = False,
-        statuses: bool = False,
-        event_timestamps: bool = False,
-        now: Time | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """What are these features worth now, for these entities?
-
-        Takes what :meth:`get_batch_features` takes: of the columns of `entities` the join keys and the
-        values that on-demand features take from the request are used; the others, a time column among
-        them, are carried along into the answer.
-
-        Args:
-            features: A feature service's name, or a list of ``view:feature`` and ``view``.
-            entities: A list of dicts, a dict of lists, an Arrow table, or a pandas or polars frame.
-            request: Request values by column, in addition to those in `entities`.
-            timestamp_column: Not used: the time is now.
-            full_feature_names: Name columns ``view__feature``.
-            statuses: Add a column ``feature__status`` after each feature.
-            event_timestamps: Fill :attr:`Answer.event_timestamps`.
-            now: Stands in for the clock, if the server was started with ``--allow-request-time``.
-            timeout: Seconds this call may take.
-
-        Example::
-
-            client.get_online_features(
-                features="arrival_delay_v1",
-                entities=[{"carrier": "UA", "origin": "EWR", "dest": "IAH"}],
-            ).to_dict()
-        """
-        del timestamp_column
-        question = OnlineQuestion.of(
-            features,
-            entities,
-            request,
-            full_feature_names=full_feature_names,
-            statuses=statuses,
-            event_timestamps=event_timestamps,
-            now=now,
-        )
-        definitions = self._definitions or self._list(timeout)
-        try:
-            return self._ask(question, definitions, timeout)
-        except (InvalidError, NotFoundError):
-            # The definitions may have changed since they were listed.
-            newer = self._list(timeout)
-            if newer == definitions:
-                raise
-            return self._ask(question, newer, timeout)
-
-    def get_batch_features(
-        self,
-        features: Features,
-        entities: Entities | None = None,
-        *,
-        start: Time | None = None,
-        end: Time | None = None,
-        as_of: Time | None = None,
-        request: Mapping[str, Any] | None = None,
-        timestamp_column: str | None = None,
-        full_feature_names: bool = False,
-        statuses: bool = False,
-        as_known: bool = False,
-        from_source: bool = False,
-        versions: Metadata | None = None,
-        timeout: float | None = None,
-    ) -> Answer:
-        """What were these features worth at those past moments?
-
-        The moments are those of a spine, or every (key, event timestamp) of the asked views in
-        ``[start, end)``, or one moment for every known key.
-
-        Args:
-            features: A feature service's name, or a list of ``view:feature`` and ``view``.
-            entities: The spine: rows of join keys and times, in any of the forms of
-                :meth:`get_online_features`. Its other columns are carried along.
-            start: Begin of the range, inclusive; a datetime (UTC where it has no offset), a date, or RFC 3339.
-            end: End of the range, exclusive.
-            as_of: The one moment.
-            request: Request values by column, in addition to those in `entities`.
-            timestamp_column: Column of the times; else ``event_timestamp``, else the only timestamp column.
-            full_feature_names: Name columns ``view__feature``.
-            statuses: Add a column ``feature__status`` after each feature.
-            as_known: Look only at rows that had been written down at the asked time.
-            from_source: Compute from the sources, without materialized tables.
-            versions: The ``metadata`` of an earlier answer: read the tables, and the definitions, as they were for it.
-                The same question then has the same answer.
-            timeout: Seconds this call may take; without it as long as it takes.
-
-        Example::
-
-            spine = pandas.read_parquet("labels.parquet")    # carrier, origin, dest, event_timestamp, label
-            train = client.get_batch_features(features="arrival_delay_v1", entities=spine).to_pandas()
-        """
-        question = BatchQuestion.of(
-            features,
-            entities,
-            request,
-            timestamp_column=timestamp_column,
-            start=start,
-            end=end,
-            as_of=as_of,
-            full_feature_names=full_feature_names,
-            statuses=statuses,
-            as_known=as_known,
-            from_source=from_source,
-            versions=versions,
-        )
-        reader = BatchAnswerReader(with_statuses=statuses)
-        try:
-            answers = self._stub.GetBatchFeatures(
-                question.messages(), timeout=timeout, metadata=self._connection.metadata
-            )
-            for message in answers:
-                reader.feed(message)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._connection.address) from error
-        return reader.answer(stacklevel=2)
-
-    def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
-        """The definitions the server answers from, as their files have them, each with its `kind`.
-
-        Args:
-            kind: One of entities, sources, feature_views, on_demand_feature_views, feature_services; else all.
-            timeout: Seconds this call may take.
-        """
-        return definition_dicts(self._call_list(kind, timeout))
 
     def close(self) -> None:
         """Ends the connection and the calls that are under way; :attr:`async_` is closed by itself."""
@@ -207,26 +119,33 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, question: OnlineQuestion, definitions: Definitions, timeout: float | None) -> Answer:
-        request = question.request(definitions)
-        response = self._unary(self._stub.GetOnlineFeatures, request, timeout)
-        if response.registry_version != definitions.version:
-            self._definitions = None
-        return question.answer(request, response)
+    def __repr__(self) -> str:
+        return f"Client({self.address!r})"
 
-    def _list(self, timeout: float | None) -> Definitions:
-        self._definitions = Definitions.of(self._call_list("", timeout))
-        return self._definitions
+    def _run(self, steps: Steps[T]) -> T:
+        """Does step after step until the call has its result."""
+        result: Any = None
+        failure: grpc.RpcError | None = None
+        while True:
+            try:
+                step = steps.send(result) if failure is None else steps.throw(failure)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+            result, failure = None, None
+            try:
+                result = self._do(step)
+            except grpc.RpcError as error:
+                failure = error
 
-    def _call_list(self, kind: str, timeout: float | None) -> pb.ListDefinitionsResponse:
-        response: pb.ListDefinitionsResponse = self._unary(
-            self._stub.ListDefinitions, pb.ListDefinitionsRequest(kind=kind), timeout
-        )
-        return response
-
-    def _unary(self, method: Any, request: Any, timeout: float | None) -> Any:
-        deadline = self._connection.timeout if timeout is None else timeout
-        try:
-            return method(request, timeout=deadline, metadata=self._connection.metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._connection.address) from error
+    def _do(self, step: Unary | Open | Receive | Pause) -> Any:
+        match step:
+            case Unary(method, request, timeout):
+                return getattr(self._stub, method)(request, timeout=timeout, metadata=self._connection.metadata)
+            case Open(method, messages, timeout):
+                call = getattr(self._stub, method)
+                return call(messages(), timeout=timeout, metadata=self._connection.metadata)
+            case Receive(stream):
+                return next(stream, None)
+            case Pause(seconds):
+                return time.sleep(seconds)

@@ -32,12 +32,14 @@ _EMPTY: dict[str, Any] = {"bool": False, "string": "", "bytes": b""}
 assert sys.byteorder == "little", "Arrow buffers are read as the machine's own numbers"
 
 
-def encode(name: str, values: pa.Array | pa.ChunkedArray, type_name: str) -> pb.Column:
+def encode(name: str, values: pa.Array | pa.ChunkedArray, type_name: str, *, is_key: bool = False) -> pb.Column:
     """A column of scalars for a request: join keys and request values.
 
     Raises InvalidError if the values are not of the declared type.
     """
-    array = cast(values, type_name, name)
+    array = cast(values, type_name, name, is_key=is_key)
+    if pa.types.is_string(array.type):
+        type_name = "string"
     column = pb.Column(name=name, type=type_name)
     if array.null_count:
         column.validity = _bits(array.is_valid())

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     """A list of dicts, a dict of lists, an Arrow table, a pandas or polars frame; whatever else
     speaks Arrow's C stream interface will do, too."""
 
+    Spine: TypeAlias = Entities | pa.RecordBatchReader
+    """Entities, or a reader of more rows than memory holds."""
+
 _FORMS = "give a list of dicts, a dict of lists, or an Arrow, pandas or polars table"
 
 
@@ -52,6 +55,22 @@ def to_table(entities: Any, request: Mapping[str, Any] | None = None) -> pa.Tabl
     return table
 
 
+def to_spine(entities: Any, request: Mapping[str, Any] | None = None) -> pa.Table | pa.RecordBatchReader:
+    """The rows of a batch question: a reader stays one, and is read as it is sent."""
+    if not isinstance(entities, pa.RecordBatchReader):
+        return to_table(entities, request)
+    if request is not None:
+        raise InvalidError("`request` has a value for each row; let the reader of `entities` carry its columns")
+    _refuse_twice(entities.schema.names)
+    return entities
+
+
+def _refuse_twice(names: list[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InvalidError(f"`entities` has two columns `{twice[0]}`; rename or drop one of them")
+
+
 def _to_table(entities: Any) -> pa.Table:
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if isinstance(entities, pa.Table):
@@ -70,9 +89,7 @@ def _to_table(entities: Any) -> pa.Table:
         return _rows(list(entities))
     else:
         raise InvalidError(f"`entities` is a {type(entities).__name__}; {_FORMS}")
-    twice = [name for name in table.column_names if table.column_names.count(name) > 1]
-    if twice:
-        raise InvalidError(f"`entities` has two columns `{twice[0]}`; rename or drop one of them")
+    _refuse_twice(table.column_names)
     # What pandas writes about its index is of no use to a server.
     return table.replace_schema_metadata(None)
 

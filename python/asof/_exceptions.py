@@ -70,6 +70,24 @@ _BY_CODE: dict[grpc.StatusCode, type[AsofError]] = {
 }
 
 
+_BY_KIND: dict[str, type[AsofError]] = {
+    "invalid": InvalidError,
+    "not_found": NotFoundError,
+    "precondition": PreconditionError,
+    "unauthenticated": UnauthenticatedError,
+    "denied": DeniedError,
+    "exhausted": ExhaustedError,
+    "conflict": ConflictError,
+    "unavailable": UnavailableError,
+    "corrupt": CorruptError,
+}
+
+
+def from_kind(kind: str, message: str) -> AsofError:
+    """The exception that stands for an error of a command."""
+    return _BY_KIND.get(kind, InternalError)(message)
+
+
 def from_rpc_error(error: grpc.RpcError, address: str) -> AsofError:
     """The exception that stands for a failed call; codes that no kind has are bugs."""
     code, details = error.code(), error.details() or ""

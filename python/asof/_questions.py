@@ -6,6 +6,7 @@ No network here: `_client` and `_async` move what this module makes.
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ._answer import Answer, AsofWarning, Metadata, Status
+from ._answer import Answer, AsofWarning, Metadata
 from ._columns import decode, decode_event_timestamps, encode
-from ._entities import to_table
+from ._entities import to_spine, to_table
 from ._exceptions import InternalError, InvalidError
 from ._proto import feature_store_pb2 as pb
 from ._signature import Definitions, Features, selection, signature
@@ -57,15 +58,16 @@ class OnlineQuestion:
         """The columns that the features need, of the types they are declared with; the others stay here."""
         needed = signature(self.features, definitions)
 
-        def columns(types: Mapping[str, str]) -> list[pb.Column]:
-            return [encode(name, self._column(name, types[name]), types[name]) for name in types if self._has(name)]
+        def columns(types: Mapping[str, str], is_key: bool) -> list[pb.Column]:
+            given = {name: kind for name, kind in types.items() if self._has(name)}
+            return [encode(name, self._column(name, kind), kind, is_key=is_key) for name, kind in given.items()]
 
-        entities = columns(needed.join_keys)
+        entities = columns(needed.join_keys, is_key=True)
         if not needed.join_keys and not needed.request:
             # Features of no entity: a column that the server only carries along says how many rows ask for them.
             entities = [encode(_ROWS, pa.nulls(self.rows.num_rows, pa.bool_()), "bool")]
         return pb.GetOnlineFeaturesRequest(
-            features=self.features, entities=entities, request=columns(needed.request), **self.options
+            features=self.features, entities=entities, request=columns(needed.request, is_key=False), **self.options
         )
 
     def _has(self, name: str) -> bool:
@@ -91,21 +93,17 @@ class OnlineQuestion:
             if table.num_columns and len(values) != table.num_rows:
                 raise InternalError(f"{len(values)} values of `{column.name}` came for {table.num_rows} rows")
             table = table.append_column(column.name, values)
-            statuses[column.name] = [_STATUSES[number] for number in column.statuses]
+            statuses[column.name] = _status_names(column)
             if self.options["event_timestamps"]:
                 times[column.name] = decode_event_timestamps(column)
             if self.with_statuses:
-                names = pa.array([str(status) for status in statuses[column.name]], pa.string())
-                table = table.append_column(f"{column.name}__status", names)
+                table = table.append_column(f"{column.name}__status", statuses[column.name].cast(pa.string()))
         return Answer(table, Metadata(response.registry_version), statuses, pa.table(times) if times else None)
 
 
-_STATUSES = {
-    pb.PRESENT: Status.PRESENT,
-    pb.NULL_VALUE: Status.NULL_VALUE,
-    pb.NOT_FOUND: Status.NOT_FOUND,
-    pb.OUTSIDE_MAX_AGE: Status.OUTSIDE_MAX_AGE,
-}
+def _status_names(column: pb.Column) -> pa.DictionaryArray:
+    numbers = pa.array(column.statuses, pa.int8())
+    return pa.DictionaryArray.from_arrays(numbers, pa.array(pb.Status.keys(), pa.string()))
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class BatchQuestion:
     """What were these features worth at those moments?"""
 
     header: pb.BatchHeader
-    spine: pa.Table | None
+    spine: pa.Table | pa.RecordBatchReader | None
 
     @staticmethod
     def of(
@@ -143,7 +141,7 @@ class BatchQuestion:
             raise InvalidError(f"{' with '.join(given) or 'no times'} given; give one of {', '.join(ways)}")
         if entities is not None:
             header.spine.timestamp_column = timestamp_column or ""
-            return BatchQuestion(header, to_table(entities, request))
+            return BatchQuestion(header, to_spine(entities, request))
         if request is not None:
             raise InvalidError("`request` has a value for each row of `entities`; give `entities` with it")
         if as_of is not None:
@@ -155,6 +153,11 @@ class BatchQuestion:
             header.range.start, header.range.end = to_micros(start, "start"), to_micros(end, "end")
         return BatchQuestion(header, None)
 
+    @property
+    def can_be_sent_again(self) -> bool:
+        """Whether the spine is still there after it was sent."""
+        return not isinstance(self.spine, pa.RecordBatchReader)
+
     def messages(self) -> Iterator[pb.GetBatchFeaturesRequest]:
         """The header, then the spine piece by piece."""
         yield pb.GetBatchFeaturesRequest(header=self.header)
@@ -163,8 +166,8 @@ class BatchQuestion:
                 yield pb.GetBatchFeaturesRequest(spine=piece)
 
 
-def _ipc_pieces(table: pa.Table) -> Iterator[bytes]:
-    """An Arrow IPC stream of the table, written as it is read."""
+def _ipc_pieces(rows: pa.Table | pa.RecordBatchReader) -> Iterator[bytes]:
+    """An Arrow IPC stream of the rows, written as it is read."""
     sink = io.BytesIO()
 
     def drain() -> Iterator[bytes]:
@@ -175,8 +178,8 @@ def _ipc_pieces(table: pa.Table) -> Iterator[bytes]:
         sink.seek(0)
         sink.truncate()
 
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        for batch in rows.to_batches(max_chunksize=_BATCH_ROWS) if isinstance(rows, pa.Table) else rows:
             writer.write_batch(batch)
             yield from drain()
     yield from drain()
@@ -188,30 +191,44 @@ class BatchAnswerReader:
     def __init__(self, with_statuses: bool) -> None:
         self._with_statuses = with_statuses
         self._metadata = pb.BatchMetadata()
-        self._ipc = pa.BufferOutputStream()
+        self._pieces: list[bytes] = []
 
     def feed(self, message: pb.GetBatchFeaturesResponse) -> None:
+        """Keeps what the message carries."""
+        if piece := self.feed_piece(message):
+            self._pieces.append(piece)
+
+    def feed_piece(self, message: pb.GetBatchFeaturesResponse) -> bytes:
+        """The piece of Arrow IPC in the message, if there is one; the server's remarks are warnings at once."""
         if message.WhichOneof("part") == "metadata":
             self._metadata.MergeFrom(message.metadata)
-        else:
-            self._ipc.write(message.arrow_ipc)
+            for text in message.metadata.warnings:
+                warnings.warn(text, AsofWarning, stacklevel=_level_of_caller())
+        return message.arrow_ipc
 
-    def answer(self, stacklevel: int) -> Answer:
-        """The whole answer; the server's remarks are Python warnings too, at the caller's line."""
-        try:
-            table = pa.ipc.open_stream(self._ipc.getvalue()).read_all()
-        except (pa.ArrowException, OSError) as error:
-            raise InternalError(f"the answer is not a whole Arrow IPC stream: {error}") from error
-        for text in self._metadata.warnings:
-            warnings.warn(text, AsofWarning, stacklevel=stacklevel + 1)
-        metadata = Metadata(
+    def metadata(self) -> Metadata:
+        """What the answer is made from, as far as it was told."""
+        return Metadata(
             registry_version=self._metadata.registry_version,
             tables={table.view: table.version for table in self._metadata.tables},
             warnings=tuple(self._metadata.warnings),
         )
-        return Answer(table, metadata, self._statuses(table))
 
-    def _statuses(self, table: pa.Table) -> dict[str, list[Status]]:
+    def answer(self) -> Answer:
+        """The whole answer."""
+        try:
+            table = pa.ipc.open_stream(b"".join(self._pieces)).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise InternalError(f"the answer is not a whole Arrow IPC stream: {error}") from error
+        self._pieces.clear()
         names = set(table.column_names) if self._with_statuses else set()
-        with_status = [name for name in table.column_names if f"{name}__status" in names]
-        return {name: [Status(text) for text in table[f"{name}__status"].to_pylist()] for name in with_status}
+        statuses = {name: table[f"{name}__status"] for name in table.column_names if f"{name}__status" in names}
+        return Answer(table, self.metadata(), statuses)
+
+
+def _level_of_caller() -> int:
+    """How many frames above the function that asks the code is that called this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
+    return level

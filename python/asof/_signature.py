@@ -6,6 +6,7 @@ time column and whatever else it carries stay with the client.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,13 @@ class Definitions:
 
     def get(self, kind: str, name: str) -> Mapping[str, Any] | None:
         return self.kinds.get(kind, {}).get(name)
+
+    def no_such(self, kind: str, name: str) -> str:
+        """What to say of a name that does not exist."""
+        known = list(self.kinds.get(kind, {}))
+        near = difflib.get_close_matches(name, known, n=1)
+        help = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known) or 'none'}"
+        return f"there is no `{name}` among {kind.replace('_', ' ')}; {help}"
 
 
 @dataclass

@@ -51,30 +51,59 @@ def inner_types(name: str) -> list[str]:
     return []
 
 
-def cast(values: pa.Array | pa.ChunkedArray, type_name: str, column: str) -> pa.Array:
+def cast(values: pa.Array | pa.ChunkedArray, type_name: str, column: str, *, is_key: bool = False) -> pa.Array:
     """The values as the declared type, in one array, if they are of its kind and every one fits.
 
-    Widths, encodings and time units give way; text does not become a number, nor a number text.
+    Widths, encodings and time units give way; a number does not become text. A text stays one, which the server
+    reads as the declared type. A key that the type cannot hold is one that nobody has: null. The server sees to the
+    same in the columns of a batch question.
     """
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
+    array = _plain(values)
     wanted = arrow_type(type_name)
     if array.type == wanted:
         return array
-    if not (pa.types.is_null(array.type) or _kind(array.type) == _kind(wanted)):
-        raise InvalidError(f"column `{column}` is {array.type} and is declared {type_name}; convert it first")
+    kind = _kind(array.type)
+    if kind == "text" and not pa.types.is_nested(wanted):
+        return array.cast(pa.string())
+    if not (pa.types.is_null(array.type) or kind == _kind(wanted) or _is_small_decimal(array.type, wanted)):
+        advice = f"cast it to {type_name}, or to text" if kind == "decimal" else "convert it first"
+        raise InvalidError(f"column `{column}` is {array.type} and is declared {type_name}; {advice}")
     try:
         if pa.types.is_timestamp(array.type) and array.type.unit == "ns":
             array = pc.floor_temporal(array, unit="microsecond")
         if pa.types.is_timestamp(array.type) and array.type.tz is None:
             array = array.cast(pa.timestamp(array.type.unit, "UTC"))
+        if is_key and pa.types.is_integer(array.type) and pa.types.is_integer(wanted):
+            array = _within(array, wanted.bit_width)
         # Whole numbers often come as floats, because they had nulls once.
         return array.cast(wanted, safe=not pa.types.is_floating(wanted))
     except pa.ArrowException as error:
         raise InvalidError(f"column `{column}` is {array.type} and is declared {type_name}: {error}") from error
+
+
+def _plain(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array without dictionary."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _within(integers: pa.Array, bits: int) -> pa.Array:
+    """The integers that a signed type of so many bits holds; the others are null."""
+    least, greatest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if integers.type.bit_width < bits:
+        return integers
+    fits = pc.less_equal(integers, pa.scalar(greatest, integers.type))
+    if pa.types.is_signed_integer(integers.type):
+        fits = pc.and_(fits, pc.greater_equal(integers, pa.scalar(least, integers.type)))
+    return pc.if_else(fits, integers, pa.scalar(None, integers.type))
+
+
+def _is_small_decimal(data_type: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether the decimals are whole numbers that fit whatever they are."""
+    digits = {pa.int32(): 9, pa.int64(): 18}.get(wanted, 0)
+    return bool(pa.types.is_decimal(data_type) and data_type.scale == 0 and data_type.precision <= digits)
 
 
 def _kind(data_type: pa.DataType) -> str:
@@ -97,5 +126,6 @@ def _kind(data_type: pa.DataType) -> str:
             or pa.types.is_list_view(t)
         ),
         "map": pa.types.is_map,
+        "decimal": pa.types.is_decimal,
     }
     return next((kind for kind, holds in kinds.items() if holds(data_type)), str(data_type))

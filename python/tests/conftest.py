@@ -1,16 +1,12 @@
-"""A server in this process that answers what a test puts into it, and the real one."""
+"""A server in this process that answers what a test puts into it."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -62,6 +58,9 @@ class FakeStore(pb_grpc.FeatureStoreServicer):  # type: ignore[misc]
     table: pa.Table = field(default_factory=lambda: pa.table({}))
     batch_metadata: pb.BatchMetadata = field(default_factory=pb.BatchMetadata)
     failures: list[tuple[grpc.StatusCode, str]] = field(default_factory=list)
+    # What a failure says about trying again, in milliseconds.
+    pushback: int | None = None
+    status: pb.GetStatusResponse = field(default_factory=pb.GetStatusResponse)
     delay_secs: float = 0.0
 
     def ListDefinitions(self, request: Any, context: Any) -> Any:
@@ -72,6 +71,10 @@ class FakeStore(pb_grpc.FeatureStoreServicer):  # type: ignore[misc]
             if request.kind in ("", kind)
         ]
         return pb.ListDefinitionsResponse(registry_version=self.registry_version, definitions=listed)
+
+    def GetStatus(self, request: Any, context: Any) -> Any:
+        self._record(request, context)
+        return self.status
 
     def GetOnlineFeatures(self, request: Any, context: Any) -> Any:
         self._record(request, context)
@@ -96,6 +99,8 @@ class FakeStore(pb_grpc.FeatureStoreServicer):  # type: ignore[misc]
         self.metadata = dict(context.invocation_metadata())
         time.sleep(self.delay_secs)
         if self.failures:
+            if self.pushback is not None:
+                context.set_trailing_metadata([("grpc-retry-pushback-ms", str(self.pushback))])
             context.abort(*self.failures.pop(0))
 
 
@@ -118,82 +123,3 @@ def address(store: FakeStore) -> Iterator[str]:
 def client(address: str) -> Iterator[asof.Client]:
     with asof.Client(address, timeout=10) as client:
         yield client
-
-
-PROJECT = {
-    "asof.yaml": """\
-project: client_test
-server: {{grpc: "127.0.0.1:{grpc}", http: "127.0.0.1:{http}"}}
-""",
-    "feature_defs/all.yaml": """\
-entities:
-  - {name: origin, join_keys: [{name: origin, type: string}]}
-sources:
-  - name: weather
-    batch: {format: csv, path: weather.csv}
-    event_timestamp: observed_at
-feature_views:
-  - name: origin_weather
-    entities: [origin]
-    source: weather
-    ttl: 3h
-    features: [{name: temp, type: float64}, {name: gusts, type: int64}]
-on_demand_feature_views:
-  - name: comfort
-    request: [{name: wanted, type: float64}]
-    features_from: ["origin_weather:temp"]
-    features: [{name: too_cold_by, type: float64, expression: "wanted - temp"}]
-feature_services:
-  - {name: comfort_v1, features: [origin_weather, comfort]}
-""",
-    "weather.csv": """\
-origin,observed_at,temp,gusts
-EWR,2024-01-01T00:00:00Z,1.5,10
-EWR,2024-01-01T01:00:00Z,2.5,
-JFK,2024-01-01T00:30:00Z,-4.0,9007199254740993
-""",
-}
-
-
-@pytest.fixture(scope="session")
-def real_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of the binary that ASOF_BIN names, on a project of three rows."""
-    binary = os.environ.get("ASOF_BIN")
-    if binary is None:
-        pytest.skip("ASOF_BIN does not name the asof binary")
-    project = tmp_path_factory.mktemp("project")
-    grpc_port, http_port = _free_ports(2)
-    for name, text in PROJECT.items():
-        path = project / name
-        path.parent.mkdir(exist_ok=True)
-        is_settings = name == "asof.yaml"
-        path.write_text(text.format(grpc=grpc_port, http=http_port) if is_settings else text)
-    for command in (["apply", "--yes"], ["materialize", "--end", "2024-01-02"]):
-        subprocess.run([binary, *command], cwd=project, check=True)
-    yield from _serve(Path(binary), project, f"127.0.0.1:{grpc_port}")
-
-
-def _serve(binary: Path, project: Path, address: str) -> Iterator[str]:
-    server = subprocess.Popen([binary, "serve", "--allow-request-time"], cwd=project)
-    try:
-        with grpc.insecure_channel(address) as channel:
-            ready, deadline = grpc.channel_ready_future(channel), time.monotonic() + 60
-            while not ready.done():
-                assert server.poll() is None, "the server ended before it listened"
-                assert time.monotonic() < deadline, "the server does not listen"
-                time.sleep(0.05)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -11,11 +11,11 @@ import grpc
 import pandas
 import pyarrow as pa
 import pytest
-from conftest import FakeStore
 
 import asof
 from asof._columns import encode
 from asof._proto import feature_store_pb2 as pb
+from conftest import FakeStore
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 Call = Callable[..., asof.Answer]
@@ -36,7 +36,7 @@ def call(request: pytest.FixtureRequest, client: asof.Client) -> Call:
     return lambda name, *args, **options: asyncio.run(run(name, *args, **options))
 
 
-def feature(name: str, values: list[Any], statuses: list[int], type_name: str = "float64") -> pb.Column:
+def feature(name: str, values: list[Any], statuses: list[Any], type_name: str = "float64") -> pb.Column:
     column = encode(name, pa.array(values), type_name)
     column.statuses.extend(statuses)
     return column
@@ -219,6 +219,7 @@ def test_errors_are_named_for_what_to_do(
     call: Call, store: FakeStore, name: str, code: grpc.StatusCode, kind: type[asof.AsofError]
 ) -> None:
     store.failures = [(code, "do this instead")] * 2
+    store.pushback = -1
     with pytest.raises(kind, match="do this instead") as error:
         call(name, features=["delay"], entities=[{"carrier": "UA"}])
     assert type(error.value) is kind

@@ -111,7 +111,7 @@ def test_values_take_their_declared_type(values: Any, type_name: str, expected: 
 @pytest.mark.parametrize(
     ("values", "type_name"),
     [
-        (pa.array(["1"]), "int64"),
+        (pa.array(["1"]), "list<int64>"),
         (pa.array([1]), "string"),
         (pa.array([1.5]), "int64"),
         (pa.array([2**31]), "int32"),
@@ -122,3 +122,12 @@ def test_values_take_their_declared_type(values: Any, type_name: str, expected: 
 def test_values_that_do_not_fit_are_refused(values: Any, type_name: str) -> None:
     with pytest.raises(asof.InvalidError, match=f"column `x` is {values.type} and is declared {type_name}"):
         cast(values, type_name, "x")
+
+
+def test_texts_stay_texts_which_the_server_reads() -> None:
+    assert encode("x", pa.array(["1", None]), "int64").type == "string"
+
+
+def test_keys_that_the_type_cannot_hold_are_null() -> None:
+    for values in (pa.array([2**31, -(2**31), 7]), pa.array([2**32 - 1, 1, 7], pa.uint32())):
+        assert cast(values, "int32", "x", is_key=True).to_pylist() == [None, *values.to_pylist()[1:]]

@@ -30,6 +30,9 @@ pub struct ServeArguments {
     /// Listen on addresses that others can reach, though nobody is asked for a token.
     #[arg(long)]
     insecure: bool,
+    /// End when standard input does, as it does when the program is gone that started the server with a pipe.
+    #[arg(long)]
+    stop_with_stdin: bool,
 }
 
 pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -> Result<(), CliError> {
@@ -59,7 +62,7 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     project.write_server_address(&address).map_err(failed)?;
     output.say(format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http));
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
-    let served = server.run(stop_signal()).await;
+    let served = server.run(stop_signal(arguments.stop_with_stdin)).await;
     project.remove_server_address();
     workers.stop().await;
     Ok(served?)
@@ -99,7 +102,7 @@ impl Drop for Workers {
 }
 
 /// Resolves when the process is asked to end.
-async fn stop_signal() {
+async fn stop_signal(with_stdin: bool) {
     let terminated = async {
         match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
             Ok(mut signal) => {
@@ -111,5 +114,17 @@ async fn stop_signal() {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         () = terminated => {}
+        () = end_of_stdin(), if with_stdin => {}
     }
+}
+
+/// Resolves when nobody can write to standard input any more.
+async fn end_of_stdin() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    // A thread of its own: the runtime would wait for one of its threads, which only the other side can end.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = end.await;
 }

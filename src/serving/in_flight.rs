@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +15,10 @@ use tonic::Status;
 use super::http::failure;
 use super::pb::feature_store_server::SERVICE_NAME;
 use super::watched_body::{Watch, watched};
+
+/// Tells clients of gRPC that the call may be made again, and after how many milliseconds.
+const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const RETRY_PUSHBACK_MS: HeaderValue = HeaderValue::from_static("50");
 
 #[derive(Debug, Clone)]
 pub(super) struct InFlight {
@@ -55,7 +59,11 @@ pub(super) async fn bound_grpc(State(in_flight): State<InFlight>, request: Reque
     }
     match in_flight.enter() {
         Some(permit) => watched(next.run(request).await, permit),
-        None => Status::resource_exhausted(in_flight.refusal()).into_http(),
+        None => {
+            let mut refused = Status::resource_exhausted(in_flight.refusal()).into_http();
+            refused.headers_mut().insert(RETRY_PUSHBACK, RETRY_PUSHBACK_MS);
+            refused
+        }
     }
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 Run = Callable[..., Any]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,17 @@ def asof_bin() -> str:
     if "ASOF_BIN" not in os.environ:
         pytest.fail("ASOF_BIN has to name the built command; `make python-test` sets it")
     return os.environ["ASOF_BIN"]
+
+
+@pytest.fixture(scope="session")
+def flights_project(asof_bin: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The flights example with a state of its own, materialized."""
+    folder = tmp_path_factory.mktemp("flights")
+    for name in ("asof.yaml", "feature_defs", "data", "examples"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    for command in (["apply", "--yes"], ["materialize"]):
+        subprocess.run([asof_bin, "--project", str(folder), *command], check=True, capture_output=True)
+    return folder
 
 
 @pytest.fixture

@@ -41,16 +41,8 @@ REQUEST_ROWS_MAX = 5000
 
 
 @pytest.fixture(scope="module")
-def client(asof_bin: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Path]]:
-    folder = tmp_path_factory.mktemp("flights")
-    for name in ("asof.yaml", "feature_defs", "data"):
-        (folder / name).symlink_to(REPOSITORY / name)
-
-    def run(*arguments: str) -> None:
-        subprocess.run([asof_bin, "--project", str(folder), *arguments], check=True, capture_output=True)
-
-    run("apply", "--yes")
-    run("materialize")
+def client(asof_bin: str, flights_project: Path) -> Iterator[tuple[Client, Path]]:
+    folder = flights_project
     server = subprocess.Popen(
         [asof_bin, "--project", str(folder), "serve", "--allow-request-time"]
         + ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json"],

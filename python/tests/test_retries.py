@@ -1,0 +1,157 @@
+"""What is tried again, when, and how often."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow as pa
+import pytest
+
+import asof
+from asof._proto import feature_store_pb2 as pb
+from asof._proto import feature_store_pb2_grpc as pb_grpc
+from conftest import FakeStore
+
+UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "going down")
+FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+
+def attempts(client: asof.Client, store: FakeStore, failures: list[tuple[grpc.StatusCode, str]]) -> int:
+    """How often the server was asked until a call was answered."""
+    store.failures, store.asked = list(failures), []
+    client.status()
+    return len(store.asked)
+
+
+def test_a_read_is_tried_again_while_the_server_is_not_there(client: asof.Client, store: FakeStore) -> None:
+    assert attempts(client, store, []) == 1
+    assert attempts(client, store, [UNAVAILABLE] * 3) == 4
+
+
+def test_it_is_given_up_after_so_many_attempts(address: str, store: FakeStore) -> None:
+    store.failures = [UNAVAILABLE] * 9
+    with asof.Client(address, retries=1) as client, pytest.raises(asof.UnavailableError, match="going down"):
+        client.status()
+    assert len(store.asked) == 2
+    with asof.Client(address, retries=0) as client, pytest.raises(asof.UnavailableError):
+        client.status()
+    assert len(store.asked) == 3
+
+
+def test_a_full_server_says_when_to_come_back(client: asof.Client, store: FakeStore) -> None:
+    store.pushback = 200
+    started = time.monotonic()
+    assert attempts(client, store, [FULL]) == 2
+    assert time.monotonic() - started >= 0.2
+
+
+@pytest.mark.parametrize("pushback", [None, -1])
+def test_what_is_too_much_is_not_tried_again(client: asof.Client, store: FakeStore, pushback: int | None) -> None:
+    store.failures, store.pushback = [FULL], pushback
+    with pytest.raises(asof.ExhaustedError):
+        client.status()
+    assert len(store.asked) == 1
+
+
+def test_a_wrong_call_is_not_tried_again(client: asof.Client, store: FakeStore) -> None:
+    store.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "wrong")]
+    with pytest.raises(asof.InvalidError):
+        client.status()
+    assert len(store.asked) == 1
+
+
+def test_attempts_end_at_the_deadline(client: asof.Client, store: FakeStore) -> None:
+    store.failures = [UNAVAILABLE] * 9
+    started = time.monotonic()
+    with pytest.raises(asof.UnavailableError):
+        client.status(timeout=0.15)
+    assert time.monotonic() - started < 1
+
+
+def test_a_spine_is_sent_again_unless_it_was_read_up(client: asof.Client, store: FakeStore) -> None:
+    spine = pa.table({"carrier": ["UA", "AA"]})
+    store.table, store.failures = spine, [UNAVAILABLE]
+    assert len(client.get_batch_features(features=["delay"], entities=spine)) == 2
+    assert store.spine is not None and store.spine.equals(spine)
+    store.failures = [UNAVAILABLE]
+    with pytest.raises(asof.UnavailableError):
+        client.get_batch_features(features=["delay"], entities=spine.to_reader())
+
+
+def test_a_server_that_comes_back_is_found(store: FakeStore) -> None:
+    def serve(port: int) -> tuple[grpc.Server, int]:
+        server = grpc.server(futures.ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
+        pb_grpc.add_FeatureStoreServicer_to_server(store, server)
+        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        server.start()
+        return server, bound
+
+    server, port = serve(0)
+    with asof.Client(f"127.0.0.1:{port}", retries=6) as client:
+        client.status()
+        server.stop(None).wait()
+        with futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.status)
+            time.sleep(0.3)
+            server, _ = serve(port)
+            assert asked.result(timeout=10) is not None
+    server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `server.pem` and `server.key`, signed by itself for the name `features.test`."""
+    folder = tmp_path_factory.mktemp("tls")
+    arguments = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=features.test -keyout server.key -out server.pem"
+    subprocess.run(
+        ["openssl", *arguments.split(), "-addext", "subjectAltName=DNS:features.test"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+def test_tls_with_tokens_and_certificates_of_both_sides(certificate: Path, store: FakeStore) -> None:
+    key, pem = (certificate / "server.key").read_bytes(), (certificate / "server.pem").read_bytes()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    pb_grpc.add_FeatureStoreServicer_to_server(store, server)
+    credentials = grpc.ssl_server_credentials([(key, pem)], root_certificates=pem, require_client_auth=True)
+    address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+    server.start()
+    store.status = pb.GetStatusResponse(project="flights")
+    files: dict[str, Any] = {"cert": certificate / "server.pem", "key": certificate / "server.key"}
+    files["ca"] = files["cert"]
+    try:
+        tls = asof.Tls(**files, server_name="features.test")
+        with asof.Client(address, tls=tls, token="secret") as client:
+            assert client.status().project == "flights"
+        assert store.metadata["authorization"] == "Bearer secret"
+        for other in (True, asof.Tls(ca=files["ca"], server_name="features.test"), asof.Tls(**files)):
+            with asof.Client(address, tls=other, retries=0, timeout=5) as client:
+                with pytest.raises(asof.UnavailableError):
+                    client.status()
+    finally:
+        server.stop(None).wait()
+
+
+def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(asof.InvalidError, match="go together"):
+        asof.Tls(cert=tmp_path / "a.pem")
+    with pytest.raises(asof.InvalidError, match="`ca` of Tls cannot be read"):
+        asof.Client("localhost:1", tls=asof.Tls(ca=tmp_path / "nowhere.pem"))
+    with pytest.raises(asof.InvalidError, match="compression `brotli`"):
+        asof.Client("localhost:1", compression="brotli")
+    with pytest.raises(asof.InvalidError, match="`retries` is -1"):
+        asof.AsyncClient("localhost:1", retries=-1)
+
+
+def test_compression_and_channel_options_are_passed_on(address: str, store: FakeStore) -> None:
+    with asof.Client(address, compression="gzip", options=[("grpc.primary_user_agent", "notebook")]) as client:
+        client.status()
+    assert store.metadata["user-agent"].startswith("notebook")

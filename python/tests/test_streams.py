@@ -1,0 +1,103 @@
+"""Spines and answers that memory does not hold."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import grpc
+import pyarrow as pa
+import pytest
+
+import asof
+from asof._proto import feature_store_pb2 as pb
+from conftest import FakeStore
+
+SCHEMA = pa.schema({"carrier": pa.string(), "event_timestamp": pa.timestamp("us", "UTC")})
+
+
+def batches(count: int) -> Iterator[pa.RecordBatch]:
+    for number in range(count):
+        rows = pa.array(range(number * 1000, (number + 1) * 1000), pa.timestamp("us", "UTC"))
+        yield pa.record_batch([pa.array(["UA"] * 1000), rows], schema=SCHEMA)
+
+
+def test_a_reader_is_sent_as_it_is_read(client: asof.Client, store: FakeStore) -> None:
+    store.table = pa.Table.from_batches(batches(50))
+    reader = pa.RecordBatchReader.from_batches(SCHEMA, batches(50))
+    with client.stream_batch_features(features=["delay"], entities=reader) as stream:
+        assert stream.schema == store.table.schema
+        assert pa.Table.from_batches(list(stream)).equals(store.table)
+    assert store.spine is not None and store.spine.equals(store.table)
+
+
+def test_the_stream_is_a_reader_for_others(client: asof.Client, store: FakeStore) -> None:
+    store.table = pa.table({"carrier": ["UA"], "mean": [1.5]})
+    store.batch_metadata = pb.BatchMetadata(registry_version=3)
+    with client.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+        assert stream.metadata.registry_version == 3
+        assert stream.reader.read_all().equals(store.table)
+
+
+def test_the_same_for_asyncio(client: asof.Client, store: FakeStore) -> None:
+    store.table = pa.Table.from_batches(batches(20))
+
+    async def read() -> list[pa.RecordBatch]:
+        async with await client.async_.stream_batch_features(features=["delay"], entities=store.table) as stream:
+            read = [batch async for batch in stream]
+        await client.async_.close()
+        return read
+
+    assert pa.Table.from_batches(asyncio.run(read())).equals(store.table)
+
+
+def test_an_error_on_the_way_is_one_of_ours(client: asof.Client, store: FakeStore) -> None:
+    store.failures = [(grpc.StatusCode.NOT_FOUND, "there is no view `dely`")]
+    with pytest.raises(asof.NotFoundError, match="dely"):
+        client.stream_batch_features(features=["dely"], as_of="2024-01-01")
+
+
+def test_remarks_come_with_the_first_message(client: asof.Client, store: FakeStore) -> None:
+    store.batch_metadata = pb.BatchMetadata(warnings=["late"])
+    with pytest.warns(asof.AsofWarning, match="late") as caught:
+        client.stream_batch_features(features=["delay"], as_of="2024-01-01").close()
+    assert caught[0].filename == __file__
+
+
+def test_a_reader_has_its_request_values_with_it(client: asof.Client) -> None:
+    reader = pa.RecordBatchReader.from_batches(SCHEMA, batches(1))
+    with pytest.raises(asof.InvalidError, match="let the reader of `entities` carry"):
+        client.get_batch_features(features=["delay"], entities=reader, request={"distance": [1.0]})
+
+
+def test_memory_stays_flat(real_address: str) -> None:
+    """Ten times the rows take no more memory, there and back; in a process of its own, whose peak is measured."""
+    program = textwrap.dedent("""
+        import resource, sys
+        import pyarrow as pa
+        import asof
+
+        schema = pa.schema({"origin": pa.string(), "event_timestamp": pa.timestamp("us", "UTC"), "text": pa.string()})
+
+        def batches(count):
+            keys, texts = pa.array(["EWR", "JFK"] * 5000), pa.array(["x" * 100] * 10_000)
+            times = pa.array([1704067200000000] * 10_000, pa.timestamp("us", "UTC"))
+            for _ in range(count):
+                yield pa.record_batch([keys, times, texts], schema=schema)
+
+        def ask(client, count):
+            spine = pa.RecordBatchReader.from_batches(schema, batches(count))
+            with client.stream_batch_features(["origin_weather"], spine) as stream:
+                assert sum(batch.num_rows for batch in stream) == count * 10_000
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        with asof.Client(sys.argv[1]) as client:
+            print(ask(client, 20), ask(client, 200))
+    """)
+    done = subprocess.run([sys.executable, "-c", program, real_address], check=True, capture_output=True, text=True)
+    few, many = (int(peak) for peak in done.stdout.split())
+    # Two million rows are 240 MB each way.
+    assert many - few < 60_000, f"peaks of {few} and {many} KiB"
