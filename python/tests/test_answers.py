@@ -95,7 +95,6 @@ def test_pandas_has_the_columns_in_order_and_the_rows_in_number(names: list[str]
         "counts": pa.array([{"x": 1}, None], pa.map_(pa.string(), pa.int64())),
     }
     table = pa.table({name: columns[name] for name in names}).slice(0, rows)
-    frame = asof.Answer(table, asof.Metadata(registry_version=1)).to_pandas()
+    frame = Answer(table, Metadata(registry_version=1)).to_pandas()
     assert list(frame.columns) == names
-    assert len(frame) == (rows if names else 0)
-    assert list(frame.index) == list(range(len(frame)))
+    assert list(frame.index) == list(range(table.num_rows))
