@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import threading
@@ -35,6 +36,19 @@ def attempts(client: asof.Client, store: FakeStore, failures: list[tuple[grpc.St
 def test_a_read_is_tried_again_while_the_server_is_not_there(client: asof.Client, store: FakeStore) -> None:
     assert attempts(client, store, []) == 1
     assert attempts(client, store, [UNAVAILABLE] * 3) == 4
+
+
+def test_the_same_for_asyncio(client: asof.Client, store: FakeStore) -> None:
+    async def ask() -> None:
+        store.failures, store.pushback = [FULL, FULL], 10
+        await client.async_.status()
+        store.failures, store.pushback = [FULL], None
+        with pytest.raises(asof.ExhaustedError):
+            await client.async_.status()
+        await client.async_.close()
+
+    asyncio.run(ask())
+    assert len(store.asked) == 4
 
 
 def test_it_is_given_up_after_so_many_attempts(address: str, store: FakeStore) -> None:
