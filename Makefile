@@ -37,8 +37,8 @@ fresh: setup
 build: fresh
 	cargo build --bin asof --test integration
 
-wheel: build
-	python3 python/scripts/build_wheel.py "$(ASOF)" dist
+wheel: build python-env
+	"$(VENV)/bin/python" python/scripts/build_wheel.py "$(ASOF)" dist
 
 quickstart: build
 	@ASOF="$(ASOF)" PYTHON=python3 examples/flights/quickstart
