@@ -36,6 +36,29 @@ pub fn properties(sample: &RecordBatch) -> WriterPropertiesBuilder {
     builder
 }
 
+/// No compression for columns that it hardly makes smaller: they are then read without a copy.
+///
+/// `sample`: some of the rows that will be written, in their order.
+pub fn without_vain_compression(mut builder: WriterPropertiesBuilder, sample: &RecordBatch) -> WriterPropertiesBuilder {
+    for (field, column) in sample.schema().fields().iter().zip(sample.columns()) {
+        let (path, values) = leaf(field.name(), column);
+        if values.is_some_and(|values| !repeats(&values) && !shrinks(&values)) {
+            builder = builder.set_column_compression(path, Compression::UNCOMPRESSED);
+        }
+    }
+    builder
+}
+
+/// Whether Snappy takes a tenth off the first values, as they lie in memory; what is no plain number always does.
+fn shrinks(values: &ArrayRef) -> bool {
+    let Some(width) = values.data_type().primitive_width() else { return true };
+    let data = values.to_data();
+    let start = data.offset() * width;
+    let bytes = &data.buffers()[0].as_slice()[start..start + values.len().min(SAMPLE_VALUES) * width];
+    let compressed = snap::raw::Encoder::new().compress_vec(bytes);
+    compressed.is_ok_and(|compressed| compressed.len() * 10 <= bytes.len() * 9)
+}
+
 /// The Parquet column that holds a column's values, and these; None for maps and other nested types.
 fn leaf(name: &str, column: &ArrayRef) -> (ColumnPath, Option<ArrayRef>) {
     match column.data_type() {

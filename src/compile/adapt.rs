@@ -103,6 +103,16 @@ fn widens(from: &DataType, to: &ValueType) -> bool {
     }
 }
 
+/// Whether a column of type `from` can be read as the declared type where it is: a cast that no value can fail.
+pub(super) fn is_readable_as(from: &DataType, to: &ValueType) -> bool {
+    let is_integer = |data_type: &DataType| data_type.is_integer() && !matches!(data_type, DataType::UInt64);
+    match to {
+        ValueType::Timestamp => matches!(from, DataType::Timestamp(TimeUnit::Microsecond, _)),
+        ValueType::Int32 | ValueType::Int64 => is_integer(from) && widens(from, to),
+        _ => *from == arrow_type(to),
+    }
+}
+
 fn mismatch(from: &DataType, to: &ValueType) -> TypeMismatch {
     let remedy = match declarable(from) {
         Some(fitting) => format!("declare {fitting}, or use an SQL view with a CAST that says how to convert"),

@@ -20,7 +20,7 @@ use crate::definition::FileFormat;
 /// The files of one source, in the order of their names; at least one.
 pub(super) struct SourceFiles {
     pub store: Arc<dyn ObjectStore>,
-    store_url: ObjectStoreUrl,
+    pub store_url: ObjectStoreUrl,
     pub files: Vec<ObjectMeta>,
 }
 

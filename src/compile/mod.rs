@@ -17,6 +17,7 @@ mod floor_timestamp;
 mod message;
 mod on_demand;
 mod open;
+mod row_files;
 mod source;
 mod view;
 

@@ -149,7 +149,7 @@ fn add_columns_of_schema(source: &Source, columns: &mut Vec<Column>) {
 }
 
 /// The name of a column before `rename`.
-fn name_in_files(source: &Source, name: &str) -> String {
+pub(super) fn name_in_files(source: &Source, name: &str) -> String {
     source.rename.iter().find(|(_, here)| *here == name).map_or(name, |(file, _)| file).to_owned()
 }
 

@@ -24,20 +24,22 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::{StreamExt, TryStreamExt};
+use parquet::file::properties::EnabledStatistics;
+use parquet::schema::types::ColumnPath;
 
 use super::table::{
     COMMIT_INFO, CommittedRange, TRANSACTION_DATA_VERSION, TRANSACTION_HAS_CREATED, TRANSACTION_MATERIALIZED_UNTIL,
     TRANSACTION_VIEW_ID, TableState, ViewTable,
 };
 use super::{OfflineStore, OfflineStoreError};
-use crate::definition::{EVENT_TIMESTAMP, FeatureViewName};
+use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName};
 use crate::parquet_files;
 use crate::time::{EventTimestamp, TimeRange};
 
 const FILE_BYTES_TARGET: u64 = 128 << 20;
 const ROW_GROUP_ROWS_MAX: usize = 256 * 1024;
-/// Rows of a page of a table's files.
-pub const PAGE_ROWS_MAX: usize = 8 * 1024;
+/// Rows of a page of a table's files: a row that is asked for costs a page of each column, a page some 30 bytes.
+pub const PAGE_ROWS_MAX: usize = 2 * 1024;
 /// How often a commit is tried again after disjoint commits of other runs.
 const COMMIT_TRIES_MAX: usize = 100;
 
@@ -201,13 +203,27 @@ fn new_writer(
     schema: &SchemaRef,
     sample: &RecordBatch,
 ) -> Result<RecordBatchWriter, DeltaTableError> {
-    let properties = parquet_files::properties(sample)
+    let properties = parquet_files::without_vain_compression(parquet_files::properties(sample), sample);
+    let mut properties = properties
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         .set_write_batch_size(1024)
-        .build();
+        .set_statistics_enabled(EnabledStatistics::Chunk);
+    for name in sorted_columns(schema) {
+        properties = properties.set_column_statistics_enabled(ColumnPath::from(name), EnabledStatistics::Page);
+    }
+    let properties = properties.build();
     let writer = RecordBatchWriter::try_new(table.table_url().as_str(), Arc::clone(schema), None, None)?;
     Ok(writer.with_writer_properties(properties).with_target_file_size(FILE_BYTES_TARGET))
+}
+
+/// The columns that rows are sorted by, which are those that pages are looked for by.
+fn sorted_columns(schema: &SchemaRef) -> impl Iterator<Item = &str> {
+    let is_time = |name: &str| name == EVENT_TIMESTAMP || name == CREATED_TIMESTAMP;
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    // Features come last; static rows have no times that part them from the keys.
+    let last = names.clone().rposition(is_time).map_or(schema.fields().len(), |time| time + 1);
+    names.take(last)
 }
 
 type SplitBatch = (Option<RecordBatch>, Option<RecordBatch>);

@@ -1,5 +1,6 @@
 //! Reading a view's table: its state, its rows at one version, what changed since another version.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -133,7 +134,13 @@ impl ViewTable {
             bytes: u64::try_from(file.size()).unwrap_or(0),
         };
         let files = snapshot.snapshot().log_data().iter().map(file).collect();
-        Ok(Some(TableFiles { store: format!("{store}/"), files, page_rows: PAGE_ROWS_MAX }))
+        Ok(Some(TableFiles {
+            store: format!("{store}/"),
+            files,
+            page_rows: PAGE_ROWS_MAX,
+            renamed: BTreeMap::new(),
+            skips_untimed: false,
+        }))
     }
 
     /// The rows of some of this version's files.

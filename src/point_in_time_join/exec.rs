@@ -2,26 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array};
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
-use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
+use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions, reset_plan_states};
-use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
+    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, Partitioning, PlanProperties,
 };
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream;
 
-use super::steps::{Steps, value_bytes};
-use super::{JoinError, JoinSpec, JoinedView, SpineIndex, TableReads, TableView, join_streams, join_table};
+use super::JoinSpec;
+use super::joining::{Joining, StepAnswer, Widths};
+use super::steps::Steps;
 
 /// See [`JoinSpec`].
 #[derive(Debug)]
@@ -39,12 +37,6 @@ const STEP_BYTES_DEFAULT: usize = 1 << 30;
 const STEP_SHARE: usize = 4;
 const STEP_ROWS_MIN: usize = 4 << 10;
 const STEP_ROWS_MAX: usize = 16 << 20;
-/// Index, candidates and places of one spine row and one view.
-const SLOT_BYTES: usize = 96;
-/// Views that are joined at the same time where their answers are small: while one is put together, the next is read.
-const VIEWS_AT_ONCE: usize = 4;
-/// Up to here an answer is small.
-const SMALL_ROWS_MAX: usize = 64 << 10;
 
 impl PointInTimeJoinExec {
     /// # Errors
@@ -73,9 +65,7 @@ impl PointInTimeJoinExec {
             MemoryLimit::Finite(bytes) => bytes / STEP_SHARE,
             _ => STEP_BYTES_DEFAULT,
         };
-        let schema = self.schema();
-        let width = schema.fields().iter().map(|field| value_bytes(field)).sum::<usize>();
-        (budget / (width + SLOT_BYTES)).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX)
+        (budget / Widths::of(&self.spec, &self.schema()).in_memory()).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX)
     }
 }
 
@@ -132,143 +122,27 @@ impl ExecutionPlan for PointInTimeJoinExec {
         }
         let spine = self.inputs[0].execute(0, Arc::clone(&context))?;
         let step_rows = self.step_rows(&context);
-        let joining = Joining {
-            spec: Arc::clone(&self.spec),
-            views: self.inputs[1..].to_vec(),
-            schema: self.schema(),
-            reservation: MemoryConsumer::new("PointInTimeJoinExec").register(context.memory_pool()),
-            context,
-            counters: Counters::new(&self.metrics),
-            is_first_step: true,
-        };
+        let views = self.inputs[1..].to_vec();
+        let joining = Joining::new(Arc::clone(&self.spec), views, self.schema(), context, &self.metrics);
         let steps = Steps::new(spine, self.inputs[0].schema(), step_rows);
-        let answers = stream::try_unfold((joining, steps), |(mut joining, mut steps)| async move {
-            let Some(spine) = steps.next().await? else { return Ok(None) };
-            let answer = joining.step(spine).await?;
-            Ok(Some((answer, (joining, steps))))
+        let answers = stream::try_unfold((joining, steps, None), |(mut joining, mut steps, mut answer)| async move {
+            loop {
+                let mut rest: StepAnswer = match answer.take() {
+                    Some(rest) => rest,
+                    None => match steps.next().await? {
+                        Some(spine) => joining.step(spine).await?,
+                        None => return Ok(None),
+                    },
+                };
+                if let Some(rows) = rest.next().await? {
+                    return Ok(Some((rows, (joining, steps, Some(rest)))));
+                }
+            }
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), answers)))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
-    }
-}
-
-/// One execution of the join.
-struct Joining {
-    spec: Arc<JoinSpec>,
-    views: Vec<Arc<dyn ExecutionPlan>>,
-    schema: SchemaRef,
-    context: Arc<TaskContext>,
-    reservation: MemoryReservation,
-    counters: Counters,
-    is_first_step: bool,
-}
-
-impl Joining {
-    /// Joins some rows of the spine.
-    async fn step(&mut self, spine: RecordBatch) -> Result<RecordBatch> {
-        let width = self.schema.fields().iter().map(|field| value_bytes(field)).sum::<usize>();
-        self.reservation.try_resize(spine.num_rows() * (width + SLOT_BYTES))?;
-        let timer = self.counters.compute.clone();
-        let _timer = timer.timer();
-        if !std::mem::take(&mut self.is_first_step) {
-            let views = std::mem::take(&mut self.views);
-            self.views = views.into_iter().map(reset_plan_states).collect::<Result<_>>()?;
-        }
-        let indexes = self.indexes(&spine)?;
-        let joins = (0..self.views.len()).map(|view| self.join_view(view, Arc::clone(&indexes[view])));
-        let at_once = if spine.num_rows() <= SMALL_ROWS_MAX { VIEWS_AT_ONCE } else { 1 };
-        let joined: Vec<JoinedView> = stream::iter(joins).buffered(at_once).try_collect().await?;
-        let mut columns: Vec<ArrayRef> = spine.columns()[..self.spec.carried].to_vec();
-        for view in joined {
-            columns.extend(view.features);
-            if self.spec.with_times {
-                columns.push(Arc::new(view.statuses.iter().map(|s| *s as u8).collect::<UInt8Array>()));
-                columns.push(Arc::new(view.event_timestamps.with_timezone("UTC")));
-            }
-        }
-        self.counters.output_rows.add(spine.num_rows());
-        let options = RecordBatchOptions::new().with_row_count(Some(spine.num_rows()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
-    }
-
-    /// For each view the index of the spine by its keys; views with the same ones share it.
-    fn indexes(&self, spine: &RecordBatch) -> Result<Vec<Arc<SpineIndex>>> {
-        let times = spine.column(self.spec.time).as_primitive::<TimestampMicrosecondType>().clone();
-        let mut known: Vec<(&[usize], Arc<SpineIndex>)> = Vec::new();
-        let mut indexes = Vec::with_capacity(self.spec.views.len());
-        for view in &self.spec.views {
-            let index = match known.iter().find(|(keys, _)| *keys == view.spine_keys) {
-                Some((_, index)) => Arc::clone(index),
-                None => {
-                    let keys: Vec<ArrayRef> = view.spine_keys.iter().map(|key| spine.column(*key).clone()).collect();
-                    let index = Arc::new(SpineIndex::build(&keys, &times).map_err(external)?);
-                    known.push((&view.spine_keys, Arc::clone(&index)));
-                    index
-                }
-            };
-            indexes.push(index);
-        }
-        Ok(indexes)
-    }
-
-    async fn join_view(&self, position: usize, index: Arc<SpineIndex>) -> Result<JoinedView> {
-        let view = &self.spec.views[position];
-        let input = &self.views[position];
-        let params = Arc::new(view.params(&input.schema()));
-        if let Some(files) = &view.files {
-            let store = files.object_store(self.context.runtime_env())?;
-            let table = TableView::new(&params, &input.schema(), files.clone(), self.spec.with_times);
-            let reads = Arc::new(TableReads::default());
-            let joined = join_table(Arc::clone(&index), Arc::new(table), store, Arc::clone(&reads)).await;
-            self.counters.add(&reads);
-            if let Some(joined) = joined.map_err(external)? {
-                return Ok(joined);
-            }
-        }
-        let partitions = (0..input.output_partitioning().partition_count())
-            .map(|partition| input.execute(partition, Arc::clone(&self.context)))
-            .collect::<Result<Vec<_>>>()?;
-        join_streams(index, params, partitions).await.map_err(external)
-    }
-}
-
-fn external(error: JoinError) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
-}
-
-/// Metrics of an execution.
-struct Counters {
-    compute: Time,
-    output_rows: Count,
-    row_groups: Count,
-    row_groups_pruned: Count,
-    rows_matched: Count,
-    rows_decoded: Count,
-    rows_chosen: Count,
-}
-
-impl Counters {
-    fn new(metrics: &ExecutionPlanMetricsSet) -> Self {
-        let counter = |name: &'static str| MetricBuilder::new(metrics).global_counter(name);
-        Counters {
-            compute: MetricBuilder::new(metrics).elapsed_compute(0),
-            output_rows: MetricBuilder::new(metrics).output_rows(0),
-            row_groups: counter("row_groups"),
-            row_groups_pruned: counter("row_groups_pruned"),
-            rows_matched: counter("rows_matched"),
-            rows_decoded: counter("rows_decoded"),
-            rows_chosen: counter("rows_chosen"),
-        }
-    }
-
-    fn add(&self, reads: &TableReads) {
-        self.row_groups.add(reads.row_groups.load(Ordering::Relaxed));
-        self.row_groups_pruned.add(reads.row_groups_pruned.load(Ordering::Relaxed));
-        self.rows_matched.add(reads.rows_matched.load(Ordering::Relaxed));
-        self.rows_decoded.add(reads.rows_decoded.load(Ordering::Relaxed));
-        self.rows_chosen.add(reads.rows_chosen.load(Ordering::Relaxed));
     }
 }

@@ -5,6 +5,7 @@ use arrow::buffer::NullBuffer;
 use arrow::compute::take;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
+use rayon::slice::ParallelSliceMut;
 
 use super::JoinError;
 use super::key_table::{KeyTable, SlotRange};
@@ -164,10 +165,28 @@ fn sorted_slots(groups: &[u32], group_starts: &[u32], times: &[i64]) -> (Vec<i64
         sorted[*slot as usize] = (times[row], row as u32);
         *slot += 1;
     }
-    for bounds in group_starts.windows(2) {
-        sorted[bounds[0] as usize..bounds[1] as usize].sort_unstable();
-    }
+    sort_groups(&mut sorted, group_starts);
     sorted.into_iter().unzip()
+}
+
+/// Slots that one thread sorts.
+const SORT_SLOTS: usize = 64 << 10;
+
+/// Sorts the slots of each group; `starts` are those of the groups of `slots`, and the end of the last.
+fn sort_groups(slots: &mut [(i64, u32)], starts: &[u32]) {
+    let groups = starts.len() - 1;
+    if groups == 1 {
+        return slots.par_sort_unstable();
+    }
+    if slots.len() <= SORT_SLOTS {
+        for bounds in starts.windows(2) {
+            slots[(bounds[0] - starts[0]) as usize..(bounds[1] - starts[0]) as usize].sort_unstable();
+        }
+        return;
+    }
+    let middle = groups / 2;
+    let (left, right) = slots.split_at_mut((starts[middle] - starts[0]) as usize);
+    rayon::join(|| sort_groups(left, &starts[..=middle]), || sort_groups(right, &starts[middle..]));
 }
 
 fn key_error(key_types: &[DataType], source: ArrowError) -> JoinError {

@@ -23,7 +23,7 @@ use crate::compile::{CompiledView, Compiler};
 use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName, Field, ValueType};
 use crate::engine::Engine;
 use crate::offline_store::{OfflineStore, ViewTable};
-use crate::point_in_time_join::{JoinSpec, JoinedView, JoinedViewSpec, PointInTimeJoinNode, RowStatus};
+use crate::point_in_time_join::{JoinSpec, JoinedView, JoinedViewSpec, PointInTimeJoinNode, RowStatus, TableFiles};
 use crate::time::{EventTimestamp, TimeRange};
 
 /// Answers batch requests from one offline store.
@@ -272,7 +272,8 @@ impl<'a> Reader<'a> {
             {
                 frame = frame.filter(filter)?;
             }
-            views.push(self.view_spec(position, spine, frame.schema().as_arrow(), has_created_timestamp)?);
+            let files = self.files(position).await?;
+            views.push(self.view_spec(position, spine, frame.schema().as_arrow(), has_created_timestamp, files));
             inputs.push(frame.into_unoptimized_plan());
         }
         let joined = if views.is_empty() && self.has_windows() {
@@ -324,11 +325,12 @@ impl<'a> Reader<'a> {
         spine: &Spine,
         rows: &Schema,
         has_created_timestamp: bool,
-    ) -> Result<JoinedViewSpec, RetrievalError> {
+        files: Option<TableFiles>,
+    ) -> JoinedViewSpec {
         let view = &self.resolved.views[position];
         let features = &rows.fields()[view.join_keys.len() + 2..];
         let requested = |wanted: &Field| features.iter().position(|feature| *feature.name() == wanted.name);
-        Ok(JoinedViewSpec {
+        JoinedViewSpec {
             name: view.view.name.clone(),
             spine_keys: self.spine_keys(view, spine),
             is_static: view.is_static,
@@ -336,10 +338,15 @@ impl<'a> Reader<'a> {
             requested: view.features.iter().filter_map(requested).collect(),
             ttl: view.view.ttl,
             as_known: self.request.as_known,
-            files: match &self.rows[position] {
-                ViewRows::Table(table) => table.files(&self.context.runtime_env())?,
-                ViewRows::Source => None,
-            },
+            files,
+        }
+    }
+
+    /// The files that hold the view's rows as they are, if any do.
+    async fn files(&self, position: usize) -> Result<Option<TableFiles>, RetrievalError> {
+        Ok(match &self.rows[position] {
+            ViewRows::Table(table) => table.files(&self.context.runtime_env())?,
+            ViewRows::Source => self.compiler.row_files(&self.resolved.views[position].view).await?,
         })
     }
 

@@ -68,27 +68,56 @@ impl WindowPlan {
         let edges: Vec<Option<i64>> = edges.collect();
         let version = schemas.iter().rev().find(|(_, fields)| fields.last() == Some(&self.layout.mark));
         if let Some((version, _)) = version {
-            let segments = segments(now.micros(), &edges, &self.layout.widths);
-            let reading = Reading { plan: self, segments, version: Some(*version) };
+            let reading = Reading::new(self, segments(now.micros(), &edges, &self.layout.widths), Some(*version));
             if let Some(features) = reading.read(store, &schemas, keys)? {
                 return Ok(features);
             }
         }
         // Stored tiles are those of an earlier definition, and are being replaced: until they are, events alone tell.
-        let reading = Reading { plan: self, segments: segments(now.micros(), &edges, &[]), version: None };
+        let reading = Reading::new(self, segments(now.micros(), &edges, &[]), None);
         Ok(reading.read(store, &schemas, keys)?.unwrap_or_default())
     }
 }
 
 /// One read.
+///
+/// Windows overlap: what segments of the same windows hold is added up once, and then taken into each of these.
 struct Reading<'a> {
     plan: &'a WindowPlan,
     segments: Vec<Segment>,
+    /// For each segment the position of its windows among `overlaps`.
+    overlap_of: Vec<usize>,
+    overlaps: Vec<Overlap>,
     /// The schema of the view's tiles; None: no tile is read.
     version: Option<SchemaVersion>,
 }
 
-impl Reading<'_> {
+/// What some windows have in common.
+#[derive(Debug, PartialEq)]
+struct Overlap {
+    /// Positions among the windows.
+    windows: Vec<usize>,
+    /// Parts of tiles that they need.
+    parts: Vec<usize>,
+}
+
+/// For each overlap that anything was found in, the partial of each of its parts.
+type Held = Vec<Option<Vec<Partial>>>;
+
+impl<'a> Reading<'a> {
+    fn new(plan: &'a WindowPlan, segments: Vec<Segment>, version: Option<SchemaVersion>) -> Self {
+        let mut overlaps = Vec::new();
+        let overlap_of = segments.iter().map(|segment| {
+            let mut parts = Vec::new();
+            for (part, _) in plan.sums.iter().filter(|(_, window)| segment.windows.contains(window)) {
+                position_or_push(&mut parts, *part);
+            }
+            position_or_push(&mut overlaps, Overlap { windows: segment.windows.clone(), parts })
+        });
+        let overlap_of = overlap_of.collect();
+        Reading { plan, segments, overlap_of, overlaps, version }
+    }
+
     /// None: a tile is not as the view's tiles are now.
     fn read(
         &self,
@@ -97,8 +126,7 @@ impl Reading<'_> {
         keys: &EncodedKeys,
     ) -> Result<Option<Vec<ArrayRef>>, RetrievalError> {
         let plan = self.plan;
-        let empty: Vec<Partial> = plan.sums.iter().map(|(part, _)| plan.layout.parts[*part].kind.empty()).collect();
-        let mut held: Vec<Option<Vec<Partial>>> = keys.iter().map(|key| key.map(|_| empty.clone())).collect();
+        let mut held: Vec<Option<Held>> = keys.iter().map(|key| key.map(|_| vec![None; self.overlaps.len()])).collect();
         let mut events = Events::new(RowDecoder::new(schemas, &plan.stored_fields));
         let mut is_as_expected = true;
         let parts = self.parts(keys);
@@ -106,18 +134,20 @@ impl Reading<'_> {
         store.read_stretches(&stretches, &mut |number, entry| {
             let Part { key, segments, .. } = &parts[number];
             let instant = entry.event_timestamp.micros();
-            let segments = &self.segments[segments.clone()];
-            let Some(segment) = segments.get(segments.partition_point(|segment| segment.range.start > instant)) else {
+            let newer = self.segments[segments.clone()].partition_point(|segment| segment.range.start > instant);
+            let position = segments.start + newer;
+            if position == segments.end {
                 return Ok(());
-            };
-            if segment.level == 0 {
-                return events.add(*key, segment, entry);
+            }
+            let overlap = self.overlap_of[position];
+            if self.segments[position].level == 0 {
+                return events.add(*key, overlap, entry);
             }
             let Some(version) = self.version else { return Ok(()) };
             match plan.layout.decode_tile(version, entry.value)? {
                 Some(tile) => {
                     if let Some(held) = &mut held[*key] {
-                        self.add_tile(&tile, segment, held);
+                        self.add_tile(tile, overlap, &mut held[overlap]);
                     }
                 }
                 None => is_as_expected = false,
@@ -127,8 +157,9 @@ impl Reading<'_> {
         if !is_as_expected {
             return Ok(None);
         }
-        events.add_up(plan, &mut held)?;
-        Ok(Some(self.finish(&held)?))
+        events.add_up(self, &mut held)?;
+        let sums: Vec<Option<Vec<Partial>>> = held.into_iter().map(|held| held.map(|held| self.sums(&held))).collect();
+        Ok(Some(self.finish(&sums)?))
     }
 
     /// For each key what to read; segments that touch are read as one.
@@ -169,19 +200,39 @@ impl Reading<'_> {
         }
     }
 
-    fn add_tile(&self, tile: &[Partial], segment: &Segment, held: &mut [Partial]) {
-        for ((part, window), sum) in self.plan.sums.iter().zip(held) {
-            if segment.windows.contains(window) {
-                sum.merge(&tile[*part]);
+    fn add_tile(&self, mut tile: Vec<Partial>, overlap: usize, held: &mut Option<Vec<Partial>>) {
+        let parts = &self.overlaps[overlap].parts;
+        match held {
+            Some(held) => held.iter_mut().zip(parts).for_each(|(sum, part)| sum.merge(&tile[*part])),
+            None => {
+                let take = |part: &usize| std::mem::replace(&mut tile[*part], Partial::Rows(0));
+                *held = Some(parts.iter().map(take).collect());
             }
         }
     }
 
-    fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
+    /// A key's sums, from what the windows have in common.
+    fn sums(&self, held: &Held) -> Vec<Partial> {
+        let sum = |(part, window): &(usize, usize)| {
+            let mut sum: Option<Partial> = None;
+            for (overlap, partials) in self.overlaps.iter().zip(held) {
+                let Some(partials) = partials.as_ref().filter(|_| overlap.windows.contains(window)) else { continue };
+                let Some(position) = overlap.parts.iter().position(|known| known == part) else { continue };
+                match &mut sum {
+                    Some(sum) => sum.merge(&partials[position]),
+                    None => sum = Some(partials[position].clone()),
+                }
+            }
+            sum.unwrap_or_else(|| self.plan.layout.parts[*part].kind.empty())
+        };
+        self.plan.sums.iter().map(sum).collect()
+    }
+
+    fn finish(&self, sums: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
         let finish = |feature: &WindowedFeature| {
             let mut builder = AnswerBuilder::new(&feature.value_type);
             let mut out_of_range = 0;
-            for sums in held {
+            for sums in sums {
                 let answer = sums.as_ref().map_or(Answer::Null, |sums| feature.aggregate.finish(&sums[feature.sum]));
                 out_of_range += answer.out_of_range();
                 builder.append(answer)?;
@@ -213,39 +264,38 @@ fn position_or_push<T: PartialEq>(all: &mut Vec<T>, one: T) -> usize {
 }
 
 /// The events at the edges of windows, of all keys.
-struct Events<'s> {
+struct Events {
     rows: RowDecoder,
-    /// Of each event: its key, its segment, its event and created timestamp.
-    places: Vec<(usize, &'s Segment, EventTimestamp, Option<EventTimestamp>)>,
+    /// Of each event: its key, its overlap, its event and created timestamp.
+    places: Vec<(usize, usize, EventTimestamp, Option<EventTimestamp>)>,
 }
 
-impl<'s> Events<'s> {
+impl Events {
     fn new(rows: RowDecoder) -> Self {
         Events { rows, places: Vec::new() }
     }
 
-    fn add(&mut self, key: usize, segment: &'s Segment, entry: VersionRef<'_>) -> Result<(), OnlineStoreError> {
+    fn add(&mut self, key: usize, overlap: usize, entry: VersionRef<'_>) -> Result<(), OnlineStoreError> {
         for row in events_of(entry.value) {
             self.rows.append(row?)?;
-            self.places.push((key, segment, entry.event_timestamp, entry.created_timestamp));
+            self.places.push((key, overlap, entry.event_timestamp, entry.created_timestamp));
         }
         Ok(())
     }
 
-    fn add_up(self, plan: &WindowPlan, held: &mut [Option<Vec<Partial>>]) -> Result<(), RetrievalError> {
+    fn add_up(self, reading: &Reading<'_>, held: &mut [Option<Held>]) -> Result<(), RetrievalError> {
+        let plan = reading.plan;
         let columns = self.rows.finish();
         let columns: Vec<Column> = columns
             .iter()
             .zip(&plan.stored_fields)
             .map(|(array, field)| values(array, &field.value_type))
             .collect::<Result<_, _>>()?;
-        for (row, (key, segment, event_timestamp, created_timestamp)) in self.places.iter().enumerate() {
+        for (row, (key, overlap, event_timestamp, created_timestamp)) in self.places.iter().enumerate() {
             let Some(held) = &mut held[*key] else { continue };
-            for ((part, window), sum) in plan.sums.iter().zip(held) {
-                if !segment.windows.contains(window) {
-                    continue;
-                }
-                let part = &plan.layout.parts[*part];
+            let parts = || reading.overlaps[*overlap].parts.iter().map(|part| &plan.layout.parts[*part]);
+            let sums = held[*overlap].get_or_insert_with(|| parts().map(|part| part.kind.empty()).collect());
+            for (part, sum) in parts().zip(sums) {
                 let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
                 sum.update(&Event {
                     event_timestamp: event_timestamp.micros(),

@@ -113,6 +113,9 @@ impl Matching<'_> {
         let created = created.as_ref().map(micros_or_never);
         let times = RowTimes { events: &events, created: created.as_deref(), as_known: view.as_known };
         self.matcher.find(index, &keys, times, &mut self.hits)?;
+        if view.files.skips_untimed && view.event_timestamp.is_some() {
+            self.hits.retain(|hit| events[hit.row as usize] != NEVER);
+        }
         for hit in &self.hits {
             let (event, created) = times.of(hit.row as usize);
             let is_aged = choices.age.is_exceeded(event, index.slot_times()[hit.slot as usize]);

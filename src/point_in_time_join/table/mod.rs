@@ -19,6 +19,7 @@ mod gather;
 mod prune;
 mod read;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -45,6 +46,12 @@ pub struct TableFiles {
     pub files: Vec<TableFile>,
     /// Rows of a page, about: where there are fewer keys than pages, their statistics are looked at.
     pub page_rows: usize,
+    /// Columns of the view that the files call otherwise, and how.
+    #[serde(default)]
+    pub renamed: BTreeMap<String, String>,
+    /// Leave out rows that have no event timestamp, which otherwise hold at every time.
+    #[serde(default)]
+    pub skips_untimed: bool,
 }
 
 /// A Parquet file of a table.
@@ -86,19 +93,24 @@ pub struct TableView {
 }
 
 impl TableView {
-    /// The files whose columns are called as those of the view's rows.
+    /// The files that hold the view's rows, which have the columns of `rows`.
     pub(super) fn new(params: &ViewParams, rows: &Schema, files: TableFiles, tell_aged: bool) -> Self {
-        let name = |column: usize| rows.field(column).name().clone();
+        let in_files = |name: &String| files.renamed.get(name).unwrap_or(name).clone();
+        let name = |column: usize| in_files(rows.field(column).name());
+        let feature = |position: &usize| {
+            let field = &params.features[*position].field;
+            Arc::new(field.as_ref().clone().with_name(in_files(field.name())))
+        };
         TableView {
             name: params.name.clone(),
-            files,
             keys: params.key_columns.iter().map(|column| name(*column)).collect(),
             event_timestamp: params.event_timestamp.map(name),
             created_timestamp: params.created_timestamp.map(name),
-            features: params.requested.iter().map(|i| Arc::clone(&params.features[*i].field)).collect(),
+            features: params.requested.iter().map(feature).collect(),
             ttl: params.ttl,
             as_known: params.as_known,
             tell_aged,
+            files,
         }
     }
 }

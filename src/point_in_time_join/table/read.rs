@@ -15,7 +15,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 
 use super::file_reader::FileReader;
 use super::{TableFile, TableView};
@@ -52,7 +52,7 @@ pub async fn open(view: &TableView, store: &Arc<dyn ObjectStore>) -> Result<Vec<
             let path =
                 Path::parse(&file.path).map_err(|error| failed(view, ParquetError::External(Box::new(error))))?;
             let reader = FileReader { store, path, bytes: file.bytes };
-            OpenFile::load(reader, PageIndexPolicy::Skip).await.map_err(|source| failed(view, source))
+            OpenFile::load(reader).await.map_err(|source| failed(view, source))
         }
     });
     futures::stream::iter(opening).buffered(OPEN_AT_ONCE).try_collect().await
@@ -63,15 +63,21 @@ pub fn failed(view: &TableView, source: ParquetError) -> JoinError {
 }
 
 impl OpenFile {
-    async fn load(mut reader: FileReader, page_index: PageIndexPolicy) -> Result<Self, ParquetError> {
-        let options = ArrowReaderOptions::new().with_page_index_policy(page_index);
+    async fn load(mut reader: FileReader) -> Result<Self, ParquetError> {
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Skip);
         let metadata = ArrowReaderMetadata::load_async(&mut reader, options).await?;
         Ok(OpenFile { reader, metadata })
     }
 
     /// The same file with the statistics of its pages, if it has them.
-    pub async fn with_page_index(self) -> Result<Self, ParquetError> {
-        Self::load(self.reader, PageIndexPolicy::Optional).await
+    pub async fn with_page_index(mut self) -> Result<Self, ParquetError> {
+        let footer = self.metadata.metadata().as_ref().clone();
+        let mut reader =
+            ParquetMetaDataReader::new_with_metadata(footer).with_page_index_policy(PageIndexPolicy::Optional);
+        reader.load_page_index(&mut self.reader).await?;
+        let metadata = Arc::new(reader.finish()?);
+        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())?;
+        Ok(OpenFile { reader: self.reader, metadata })
     }
 }
 

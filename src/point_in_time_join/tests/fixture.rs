@@ -1,5 +1,6 @@
 //! From plain rows to Arrow and back, and the one door through which every test goes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,7 +159,13 @@ impl Case {
             let renamed = |i: usize| Field::new(name(i), self.value_types[i].clone(), true);
             let view = TableView {
                 name: params.name.clone(),
-                files: TableFiles { store: "memory:///".to_owned(), files, page_rows: layout.rows_per_page },
+                files: TableFiles {
+                    store: "memory:///".to_owned(),
+                    files,
+                    page_rows: layout.rows_per_page,
+                    renamed: BTreeMap::new(),
+                    skips_untimed: false,
+                },
                 keys: params.key_columns.iter().map(|column| name(*column)).collect(),
                 event_timestamp: params.event_timestamp.map(name),
                 created_timestamp: params.created_timestamp.map(name),

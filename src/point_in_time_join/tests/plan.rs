@@ -103,15 +103,18 @@ fn a_plan_is_run_and_shown() {
 }
 
 #[test]
-fn a_small_limit_takes_more_steps_and_gives_the_same() {
+fn a_small_limit_takes_more_steps_and_disk_and_gives_the_same() {
     runtime().block_on(async {
-        let environment = RuntimeEnvBuilder::new().with_memory_limit(4 << 20, 1.0).build_arc().unwrap();
-        let context = Engine::new(None).unwrap().session();
-        let physical = frame(&context).create_physical_plan().await.unwrap();
-        let limited = SessionContext::new_with_config_rt(Default::default(), environment);
-        let batches = collect(physical, limited.task_ctx()).await.unwrap();
-        assert!(batches.len() > 1, "one step is no test");
-        check(&batches);
+        for (limit, goes_to_disk) in [(4 << 20, false), (1 << 20, true)] {
+            let environment = RuntimeEnvBuilder::new().with_memory_limit(limit, 1.0).build_arc().unwrap();
+            let context = Engine::new(None).unwrap().session();
+            let physical = frame(&context).create_physical_plan().await.unwrap();
+            let limited = SessionContext::new_with_config_rt(Default::default(), environment);
+            let batches = collect(Arc::clone(&physical), limited.task_ctx()).await.unwrap();
+            assert!(batches.len() > 1, "one step is no test");
+            check(&batches);
+            assert_eq!(physical.metrics().unwrap().spill_count() > Some(0), goes_to_disk);
+        }
     });
 }
 
