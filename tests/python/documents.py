@@ -13,8 +13,10 @@ import contextlib
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 
 _BLOCK = re.compile(r"^(?P<skip><!-- not run: [^\n]+ -->\n+)?```(?P<head>[^\n]*)\n(?P<body>.*?)^```$", re.M | re.S)
 _DONE = "-- done --"
+_PATIENCE_SECS = 300
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,9 @@ class Reader:
     def _here(self, text: str) -> str:
         for port, free in self._replaced.items():
             text = text.replace(port, free)
-        listen = " ".join(
-            f"--{name} 127.0.0.1:{port}" for name, port in zip(("grpc", "http"), self._replaced.values(), strict=True)
-        )
-        return (
-            re.sub(r"\basof serve\b", f"asof serve {listen}", text) if re.search(r"^asof serve\b", text, re.M) else text
-        )
+        ports = zip(("grpc", "http"), self._replaced.values(), strict=True)
+        listen = " ".join(f"--{name} 127.0.0.1:{port}" for name, port in ports)
+        return re.sub(r"^asof serve\b", f"asof serve {listen}", text, flags=re.M)
 
     def _run_in_shell(self, commands: str) -> tuple[str, int]:
         assert self._shell.stdin is not None and self._shell.stdout is not None
@@ -112,12 +112,18 @@ class Reader:
         file.write_text(f"trap '__failed=${{__failed:-$?}}' ERR\n{commands}\n")
         self._shell.stdin.write(f"__failed=; source '{file}' </dev/null; echo; echo '{_DONE}' ${{__failed:-0}}\n")
         self._shell.stdin.flush()
+        # What waits for something that never comes is ended, with all that the shell has started.
+        watch = threading.Timer(_PATIENCE_SECS, os.killpg, [self._shell.pid, signal.SIGKILL])
+        watch.start()
         printed = ""
-        for line in self._shell.stdout:
-            if line.startswith(_DONE):
-                return printed.removesuffix("\n"), int(line.split()[-1])
-            printed += line
-        raise AssertionError(f"the shell ended\n{printed}")
+        try:
+            for line in self._shell.stdout:
+                if line.startswith(_DONE):
+                    return printed.removesuffix("\n"), int(line.split()[-1])
+                printed += line
+        finally:
+            watch.cancel()
+        raise AssertionError(f"the shell ended\n{commands}\nprinted\n{printed}")
 
     def _run_in_python(self, code: str, place: str) -> str:
         printed = io.StringIO()

@@ -111,3 +111,17 @@ def test_the_reference_is_what_the_package_says_of_itself() -> None:
     made = runpy.run_path(str(REPOSITORY / "python/scripts/generate_reference.py"))
     message = "run python python/scripts/generate_reference.py"
     assert (REPOSITORY / "docs/python.md").read_text() == made["reference"](), message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("```sh\nfalse\ntrue\n```\n", "ended with 1"),
+        ("```sh\necho one\n```\n```text output\ntwo\n```\n", "expected\ntwo\n"),
+        ("```python\nprint(1)\n```\n```text output\n1\n2\n```\n", "but it printed\n1\n"),
+    ],
+)
+def test_a_document_that_is_wrong_is_found_out(reader: Reader, tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "wrong.md").write_text(text)
+    with pytest.raises(AssertionError, match=complaint):
+        reader.follow(tmp_path / "wrong.md")
