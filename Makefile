@@ -37,8 +37,8 @@ fresh: setup
 build: fresh
 	cargo build --bin asof --test integration
 
-wheel: build
-	python3 python/scripts/build_wheel.py "$(ASOF)" dist
+wheel: build python-env
+	"$(VENV)/bin/python" python/scripts/build_wheel.py "$(ASOF)" dist
 
 quickstart: build
 	@ASOF="$(ASOF)" PYTHON=python3 examples/flights/quickstart
@@ -60,7 +60,7 @@ python-env: setup
 
 python-test: build python-env
 	cd python && "$(VENV)/bin/mypy" --cache-dir "$(CACHE)/mypy"
-	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests
+	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider
 	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/python
 
 # Feast and what it needs are half a gigabyte, so they have an environment of their own, and no part in `make test`.

@@ -60,7 +60,6 @@ class Answer:
         self._table = table
         self._metadata = metadata
         self._statuses = dict(statuses or {})
-        self._status_lists: dict[str, list[Status]] | None = None
         self._event_timestamps = event_timestamps
 
     @property
@@ -74,11 +73,7 @@ class Answer:
 
         A batch answer has them if the call asked for ``statuses=True``; an online answer always does.
         """
-        if self._status_lists is None:
-            self._status_lists = {
-                name: [Status(text) for text in texts.to_pylist()] for name, texts in self._statuses.items()
-            }
-        return self._status_lists
+        return {name: [Status(text) for text in texts.to_pylist()] for name, texts in self._statuses.items()}
 
     @property
     def event_timestamps(self) -> dict[str, list[Any]]:
@@ -94,7 +89,7 @@ class Answer:
 
     def to_dict(self) -> dict[str, list[Any]]:
         """Column name to values; maps are dicts, timestamps are datetimes in UTC."""
-        return {name: _to_list(self._table[name]) for name in self._table.column_names}
+        return {name: to_list(self._table[name]) for name in self._table.column_names}
 
     def to_pandas(self) -> pandas.DataFrame:
         """The answer as a pandas frame.
@@ -103,8 +98,20 @@ class Answer:
         """
         import pandas
 
-        columns = {name: _to_series(self._table[name]) for name in self._table.column_names}
-        return pandas.DataFrame(columns, index=pandas.RangeIndex(self._table.num_rows))
+        names = self._table.column_names
+        groups: dict[str, list[str]] = {"plain": [], "nullable": [], "objects": []}
+        for name in names:
+            groups[_group(self._table[name])].append(name)
+        index, objects = pandas.RangeIndex(self._table.num_rows), groups["objects"]
+        frames = [
+            self._table.select(groups["plain"]).to_pandas(ignore_metadata=True),
+            self._table.select(groups["nullable"]).to_pandas(ignore_metadata=True, types_mapper=_nullable),
+            pandas.DataFrame({name: pandas.Series(to_list(self._table[name]), dtype=object) for name in objects}),
+        ]
+        filled = [frame.set_axis(index) for frame in frames if len(frame.columns)]
+        frame = pandas.concat(filled, axis=1) if filled else pandas.DataFrame(index=index)
+        ordered: pandas.DataFrame = frame if list(frame.columns) == names else frame[names]
+        return ordered
 
     def to_polars(self) -> polars.DataFrame:
         """The answer as a polars frame; maps are lists of key and value, which is how polars has them."""
@@ -122,7 +129,7 @@ class Answer:
 
     def _repr_html_(self) -> str:
         names, shown = self._table.column_names, self._table.slice(0, ROWS_SHOWN)
-        values = [_to_list(shown[name]) for name in names]
+        values = [to_list(shown[name]) for name in names]
         remarks = [self._remarks(name, shown.num_rows) for name in names]
         cells = [list(zip(column, remark, strict=True)) for column, remark in zip(values, remarks, strict=True)]
         heads = [(name, str(self._table[name].type)) for name in names]
@@ -135,32 +142,31 @@ class Answer:
         return [""] * count if statuses is None else statuses.slice(0, count).to_pylist()
 
 
-def _to_list(column: pa.ChunkedArray) -> list[Any]:
+def to_list(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values as Python has them; maps are dicts."""
     values: list[Any] = column.to_pylist()
     if pa.types.is_map(column.type):
         return [None if value is None else dict(value) for value in values]
     return values
 
 
-def _to_series(column: pa.ChunkedArray) -> pandas.Series[Any]:
-    import pandas
-
+def _group(column: pa.ChunkedArray) -> str:
+    """How pandas gets a column: as it is, with a type that has nulls, or as Python has its values."""
     if pa.types.is_map(column.type) or _has_lists_with_nulls(column):
         # A list with a null would be an array of floats.
-        return pandas.Series(_to_list(column), dtype=object)
-    nullable = {
-        pa.int8(): pandas.Int8Dtype(),
-        pa.int16(): pandas.Int16Dtype(),
-        pa.int32(): pandas.Int32Dtype(),
-        pa.int64(): pandas.Int64Dtype(),
-        pa.uint8(): pandas.UInt8Dtype(),
-        pa.uint16(): pandas.UInt16Dtype(),
-        pa.uint32(): pandas.UInt32Dtype(),
-        pa.uint64(): pandas.UInt64Dtype(),
-        pa.bool_(): pandas.BooleanDtype(),
-    }
-    series: pandas.Series[Any] = column.to_pandas(types_mapper=nullable.get if column.null_count else None)
-    return series
+        return "objects"
+    return "nullable" if column.null_count and _nullable(column.type) is not None else "plain"
+
+
+def _nullable(data_type: pa.DataType) -> Any:
+    """The pandas type that has nulls beside whole numbers and truth values."""
+    import pandas
+
+    if pa.types.is_boolean(data_type):
+        return pandas.BooleanDtype()
+    if not pa.types.is_integer(data_type):
+        return None
+    return pandas.api.types.pandas_dtype(str(data_type).replace("uint", "UInt").replace("int", "Int"))
 
 
 def _has_lists_with_nulls(column: pa.ChunkedArray) -> bool:

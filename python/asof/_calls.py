@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVa
 import grpc
 
 from ._answer import Answer, Metadata
+from ._batch import BatchAnswerReader, BatchQuestion
 from ._catalog import Catalog
 from ._connection import Connection
 from ._definitions import KINDS, Definition, Entity, FeatureService, FeatureView, OnDemandFeatureView, Source
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
+from ._online import OnlineQuestion
 from ._proto import feature_store_pb2 as pb
-from ._questions import BatchAnswerReader, BatchQuestion, OnlineQuestion
 from ._signature import Definitions, Features
 from ._status import ServerStatus
 from ._times import Time

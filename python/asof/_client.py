@@ -56,7 +56,7 @@ class Client:
             come back; with growing pauses, and never past the deadline.
         token: Sent with every call, as ``asof tokens create`` printed it. Over a network it needs `tls`.
         tls: True to trust the authorities that gRPC trusts, or a :class:`Tls` with certificates.
-        compression: ``"gzip"`` for a slow network.
+        compression: ``"gzip"``, both ways, for a slow network.
         options: Further options of the gRPC channel, such as ``("grpc.http_proxy", "http://proxy:3128")``.
 
     >>> with Client("localhost:6566", token="secret", tls=True) as client:

@@ -23,6 +23,8 @@ _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
+# A server compresses for whoever takes it, which costs more than it saves where the network is quick.
+_UNCOMPRESSED = (("grpc.compression_enabled_algorithms_bitset", 1),)
 _COMPRESSION = {None: grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
 
 
@@ -98,7 +100,7 @@ class Connection:
             Retries(retries),
             (("authorization", f"Bearer {token}"),) if token is not None else (),
             tls.credentials() if isinstance(tls, Tls) else None,
-            (*_CHANNEL_OPTIONS, *named, *options),
+            (*_CHANNEL_OPTIONS, *(_UNCOMPRESSED if compression is None else ()), *named, *options),
             _COMPRESSION[compression],
         )
 

@@ -88,6 +88,11 @@ def from_kind(kind: str, message: str) -> AsofError:
     return _BY_KIND.get(kind, InternalError)(message)
 
 
+def kind_of(error: Exception) -> str:
+    """The kind by which commands tell of an error."""
+    return next((kind for kind, exception in _BY_KIND.items() if isinstance(error, exception)), "internal")
+
+
 def from_rpc_error(error: grpc.RpcError, address: str) -> AsofError:
     """The exception that stands for a failed call; codes that no kind has are bugs."""
     code, details = error.code(), error.details() or ""

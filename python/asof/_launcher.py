@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ._binary import find_binary
 from ._definition_files import DefinitionSet
-from ._exceptions import AsofError, InvalidError, NotFoundError
+from ._exceptions import AsofError, InvalidError, NotFoundError, kind_of
 
 _HELP = """
 Commands of the Python package:
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         binary = find_binary()
     except (AsofError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        if "json" in given or "--output=json" in given:
+            print(json.dumps({"error": {"kind": kind_of(error), "message": str(error), "diagnostics": []}}, indent=2))
         return 2 if isinstance(error, (InvalidError, NotFoundError)) else 1
     if command in (None, "help") and not {"-V", "--version"} & set(given):
         status = subprocess.run([binary, *given], check=False).returncode

@@ -31,12 +31,18 @@ def selection(features: Features) -> pb.FeatureSelection:
     return pb.FeatureSelection(features=list(features))
 
 
+# Different questions of one program, by far.
+_REMEMBERED_MAX = 1000
+
+
 @dataclass(frozen=True)
 class Definitions:
     """The definitions of one registry version, by name."""
 
     version: int
     kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    # What was found out of them.
+    signatures: dict[bytes, Signature] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def of(response: pb.ListDefinitionsResponse) -> Definitions:
@@ -69,9 +75,14 @@ class Signature:
 
 def signature(features: pb.FeatureSelection, definitions: Definitions) -> Signature:
     """What `features` need; names that do not resolve are left for the server to refuse."""
-    needed = Signature()
-    for view, renamed in _views(features, definitions):
-        _add_view(needed, definitions, view, renamed, seen=set())
+    key = features.SerializeToString(deterministic=True)
+    needed = definitions.signatures.get(key)
+    if needed is None:
+        needed = Signature()
+        for view, renamed in _views(features, definitions):
+            _add_view(needed, definitions, view, renamed, seen=set())
+        if len(definitions.signatures) < _REMEMBERED_MAX:
+            definitions.signatures[key] = needed
     return needed
 
 

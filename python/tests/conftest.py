@@ -62,6 +62,8 @@ class FakeStore(pb_grpc.FeatureStoreServicer):  # type: ignore[misc]
     pushback: int | None = None
     status: pb.GetStatusResponse = field(default_factory=pb.GetStatusResponse)
     delay_secs: float = 0.0
+    # Messages of a batch answer before the server goes down.
+    breaks_off_after: int | None = None
 
     def ListDefinitions(self, request: Any, context: Any) -> Any:
         self.listed += 1
@@ -91,7 +93,9 @@ class FakeStore(pb_grpc.FeatureStoreServicer):  # type: ignore[misc]
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
         answer = sink.getvalue().to_pybytes()
-        for start in range(0, len(answer), 10_000):
+        for number, start in enumerate(range(0, len(answer), 10_000)):
+            if number == self.breaks_off_after:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
             yield pb.GetBatchFeaturesResponse(arrow_ipc=answer[start : start + 10_000])
 
     def _record(self, request: Any, context: Any) -> None:

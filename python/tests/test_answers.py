@@ -84,3 +84,17 @@ def test_times_become_microseconds(time: Any, micros: int) -> None:
 def test_what_is_no_time_is_refused(time: Any) -> None:
     with pytest.raises(ValueError, match="`start` is"):
         to_micros(time, "start")
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("names", [["plain"], ["whole"], ["counts"], ["counts", "plain", "whole"], []])
+def test_pandas_has_the_columns_in_order_and_the_rows_in_number(names: list[str], rows: int) -> None:
+    columns = {
+        "plain": pa.array(["a", "b"]),
+        "whole": pa.array([1, None]),
+        "counts": pa.array([{"x": 1}, None], pa.map_(pa.string(), pa.int64())),
+    }
+    table = pa.table({name: columns[name] for name in names}).slice(0, rows)
+    frame = Answer(table, Metadata(registry_version=1)).to_pandas()
+    assert list(frame.columns) == names
+    assert list(frame.index) == list(range(table.num_rows))

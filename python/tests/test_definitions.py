@@ -324,6 +324,8 @@ def test_export_writes_a_file_and_says_so(project: Path, capsys: pytest.CaptureF
 def test_export_refuses_what_is_wrong(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "nowhere.py"]) == 2
     assert "there is no file `nowhere.py`" in capsys.readouterr().err
+    assert main(["export", "nowhere.py", "--output", "json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "not_found"
     (project / "empty.py").write_text("x = 1\n")
     assert main(["export", "empty.py"]) == 2
     assert "defines nothing" in capsys.readouterr().err

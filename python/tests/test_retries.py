@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,19 @@ def attempts(client: asof.Client, store: FakeStore, failures: list[tuple[grpc.St
 def test_a_read_is_tried_again_while_the_server_is_not_there(client: asof.Client, store: FakeStore) -> None:
     assert attempts(client, store, []) == 1
     assert attempts(client, store, [UNAVAILABLE] * 3) == 4
+
+
+def test_the_same_for_asyncio(client: asof.Client, store: FakeStore) -> None:
+    async def ask() -> None:
+        store.failures, store.pushback = [FULL, FULL], 10
+        await client.async_.status()
+        store.failures, store.pushback = [FULL], None
+        with pytest.raises(asof.ExhaustedError):
+            await client.async_.status()
+        await client.async_.close()
+
+    asyncio.run(ask())
+    assert len(store.asked) == 4
 
 
 def test_it_is_given_up_after_so_many_attempts(address: str, store: FakeStore) -> None:
@@ -151,7 +169,48 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         asof.AsyncClient("localhost:1", retries=-1)
 
 
-def test_compression_and_channel_options_are_passed_on(address: str, store: FakeStore) -> None:
-    with asof.Client(address, compression="gzip", options=[("grpc.primary_user_agent", "notebook")]) as client:
+def test_channel_options_are_passed_on(address: str, store: FakeStore) -> None:
+    with asof.Client(address, options=[("grpc.primary_user_agent", "notebook")]) as client:
         client.status()
     assert store.metadata["user-agent"].startswith("notebook")
+
+
+def test_answers_are_compressed_where_that_is_asked_for(real_address: str) -> None:
+    rows = {"origin": ["EWR"] * 5000, "event_timestamp": ["2024-01-01T01:00:00Z"] * 5000}
+
+    def bytes_received(compression: str | None) -> int:
+        with counting_proxy(real_address) as (address, received):
+            with asof.Client(address, compression=compression) as client:
+                assert len(client.get_online_features(features=["origin_weather"], entities=rows)) == 5000
+            return sum(received)
+
+    assert bytes_received(None) > 5000 * 8
+    assert bytes_received("gzip") < 5000
+
+
+@contextmanager
+def counting_proxy(address: str) -> Iterator[tuple[str, list[int]]]:
+    """An address that leads to another one, and how many bytes came from there."""
+    host, port = address.split(":")
+    received: list[int] = []
+
+    def forward(source: socket.socket, target: socket.socket, counts: list[int]) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                counts.append(len(data))
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, futures.ThreadPoolExecutor(2) as pool:
+
+        def accept() -> None:
+            near, _ = listener.accept()
+            with near, socket.create_connection((host, int(port))) as far:
+                sending = pool.submit(forward, near, far, [])
+                forward(far, near, received)
+                sending.result()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", received
+        accepting.join()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pandas
 import polars
 import pytest
+from real_server import PROJECT, materialize
 
 import asof
 
@@ -118,3 +122,26 @@ def test_the_same_calls_for_asyncio(real: asof.Client) -> None:
 
     batch, online = asyncio.run(ask())
     assert batch.to_dict()["temp"] == online.to_dict()["temp"] == [-4.0]
+
+
+def test_a_full_server_is_asked_again_when_it_says(binary: str, tmp_path: Path) -> None:
+    for name, text in PROJECT.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "asof.yaml").write_text("project: full\nserver: {limits: {in_flight: 1}}\n")
+    materialize(binary, tmp_path)
+    with asof.Local(tmp_path) as store:
+        store.apply()
+        # An answer that nobody reads is under way as long as it does not fit into what lies between.
+        count = 300_000
+        spine = {"origin": ["EWR"] * count, "event_timestamp": [NOW] * count, "text": ["x" * 100] * count}
+        stream = store.stream_batch_features(["origin_weather"], spine)
+        with asof.Client(store.address, retries=0) as once, pytest.raises(asof.ExhaustedError, match="try again"):
+            once.status()
+        closing = threading.Timer(0.3, stream.close)
+        closing.start()
+        with asof.Client(store.address, retries=8) as often:
+            started = time.monotonic()
+            assert often.status().project == "full"
+            assert time.monotonic() - started > 0.1
+        closing.join()

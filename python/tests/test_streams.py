@@ -101,3 +101,40 @@ def test_memory_stays_flat(real_address: str) -> None:
     few, many = (int(peak) for peak in done.stdout.split())
     # Two million rows are 240 MB each way.
     assert many - few < 60_000, f"peaks of {few} and {many} KiB"
+
+
+def test_a_stream_that_is_left_early_is_stopped(client: asof.Client, store: FakeStore) -> None:
+    store.table = pa.Table.from_batches(batches(200))
+    with client.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+        assert next(iter(stream)).num_rows == 1000
+    assert not stream._opened.stream.is_active()
+
+    async def leave() -> bool:
+        async with await client.async_.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+            async for batch in stream:
+                assert batch.num_rows == 1000
+                break
+        done: bool = stream._opened.stream.done()
+        await client.async_.close()
+        return done
+
+    assert asyncio.run(leave())
+
+
+def test_an_answer_that_breaks_off_is_an_error(client: asof.Client, store: FakeStore) -> None:
+    store.table, store.breaks_off_after = pa.Table.from_batches(batches(50)), 3
+    with pytest.raises(asof.UnavailableError, match="going down"):
+        client.get_batch_features(features=["delay"], as_of="2024-01-01")
+    with client.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+        with pytest.raises(asof.UnavailableError, match="going down"):
+            list(stream)
+
+    async def read() -> None:
+        async with await client.async_.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+            async for _ in stream:
+                pass
+
+    with pytest.raises(asof.UnavailableError, match="going down"):
+        asyncio.run(read())
+    # What was given out is not asked for again.
+    assert len(store.asked) == 3

@@ -42,6 +42,8 @@ const FLIGHTS: &[TemplateFile] = embedded![
     "feature_defs/flights/feature_views.yaml",
     "feature_defs/flights/feature_services.yaml",
     "examples/flights/departures.sql",
+    "examples/flights/train.py",
+    "examples/flights/train.ipynb",
     "data/nycflights13/README.md",
     "data/nycflights13/airports.parquet",
     "data/nycflights13/arrivals.parquet",

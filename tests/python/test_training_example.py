@@ -69,3 +69,9 @@ def test_the_model_is_in_the_own_format_of_lightgbm(out: Path) -> None:
 def test_the_plots_are_there(out: Path, plot: str) -> None:
     image = (out / f"{plot}.png").read_bytes()
     assert image.startswith(b"\x89PNG") and len(image) > 10_000
+
+
+def test_a_new_project_of_the_template_has_it(asof_bin: str, tmp_path: Path) -> None:
+    subprocess.run([asof_bin, "init", "new", "--template", "flights"], cwd=tmp_path, check=True, capture_output=True)
+    for name in ("train.py", "train.ipynb"):
+        assert (tmp_path / "new/examples/flights" / name).read_bytes() == (EXAMPLE / name).read_bytes()

@@ -1,7 +1,4 @@
-"""A call from its arguments to its messages, and from the server's messages to its answer.
-
-No network here: `_client` and `_async` move what this module makes.
-"""
+"""A batch question from its arguments to its messages, and from the server's messages to its answer."""
 
 from __future__ import annotations
 
@@ -15,95 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from ._answer import Answer, AsofWarning, Metadata
-from ._columns import decode, decode_event_timestamps, encode
-from ._entities import to_spine, to_table
+from ._entities import to_spine
 from ._exceptions import InternalError, InvalidError
 from ._proto import feature_store_pb2 as pb
-from ._signature import Definitions, Features, selection, signature
+from ._signature import Features, selection
 from ._times import Time, to_micros
-from ._types import arrow_type
 
-# No feature is called so: in names two underscores stand between a view and its feature.
-_ROWS = "__rows"
 _CHUNK_BYTES = 1 << 20
 _BATCH_ROWS = 65_536
-
-
-@dataclass(frozen=True)
-class OnlineQuestion:
-    """What are these features worth now?"""
-
-    features: pb.FeatureSelection
-    rows: pa.Table
-    options: Mapping[str, Any]
-    with_statuses: bool
-
-    @staticmethod
-    def of(
-        features: Features,
-        entities: Any,
-        request: Mapping[str, Any] | None,
-        *,
-        full_feature_names: bool,
-        statuses: bool,
-        event_timestamps: bool,
-        now: Time | None,
-    ) -> OnlineQuestion:
-        options: dict[str, Any] = {"full_feature_names": full_feature_names, "event_timestamps": event_timestamps}
-        if now is not None:
-            options["now"] = to_micros(now, "now")
-        return OnlineQuestion(selection(features), to_table(entities, request), options, statuses)
-
-    def request(self, definitions: Definitions) -> pb.GetOnlineFeaturesRequest:
-        """The columns that the features need, of the types they are declared with; the others stay here."""
-        needed = signature(self.features, definitions)
-
-        def columns(types: Mapping[str, str], is_key: bool) -> list[pb.Column]:
-            given = {name: kind for name, kind in types.items() if self._has(name)}
-            return [encode(name, self._column(name, kind), kind, is_key=is_key) for name, kind in given.items()]
-
-        entities = columns(needed.join_keys, is_key=True)
-        if not needed.join_keys and not needed.request:
-            # Features of no entity: a column that the server only carries along says how many rows ask for them.
-            entities = [encode(_ROWS, pa.nulls(self.rows.num_rows, pa.bool_()), "bool")]
-        return pb.GetOnlineFeaturesRequest(
-            features=self.features, entities=entities, request=columns(needed.request, is_key=False), **self.options
-        )
-
-    def _has(self, name: str) -> bool:
-        return name in self.rows.column_names or self._asks_nothing()
-
-    def _column(self, name: str, type_name: str) -> Any:
-        return pa.array([], arrow_type(type_name)) if self._asks_nothing() else self.rows[name]
-
-    def _asks_nothing(self) -> bool:
-        """No rows and no columns: an empty list of dicts."""
-        return bool(self.rows.num_columns == 0 and self.rows.num_rows == 0)
-
-    def answer(self, request: pb.GetOnlineFeaturesRequest, response: pb.GetOnlineFeaturesResponse) -> Answer:
-        """The rows as they were given, every column of them, then the features."""
-        table, statuses, times = self.rows, {}, {}
-        for column in response.columns[len(request.entities) :]:
-            if column.name in self.rows.column_names:
-                raise InvalidError(
-                    f"column `{column.name}` of `entities` is named like an asked feature; "
-                    "rename or drop it, or ask with full_feature_names=True"
-                )
-            values = decode(column)
-            if table.num_columns and len(values) != table.num_rows:
-                raise InternalError(f"{len(values)} values of `{column.name}` came for {table.num_rows} rows")
-            table = table.append_column(column.name, values)
-            statuses[column.name] = _status_names(column)
-            if self.options["event_timestamps"]:
-                times[column.name] = decode_event_timestamps(column)
-            if self.with_statuses:
-                table = table.append_column(f"{column.name}__status", statuses[column.name].cast(pa.string()))
-        return Answer(table, Metadata(response.registry_version), statuses, pa.table(times) if times else None)
-
-
-def _status_names(column: pb.Column) -> pa.DictionaryArray:
-    numbers = pa.array(column.statuses, pa.int8())
-    return pa.DictionaryArray.from_arrays(numbers, pa.array(pb.Status.keys(), pa.string()))
 
 
 @dataclass(frozen=True)
