@@ -14,9 +14,12 @@ mod online_access;
 mod optimize;
 mod output;
 mod project;
+mod push;
+mod rebuild_online;
 mod serve;
 mod spine;
 mod status;
+mod streams;
 mod vacuum;
 mod validate;
 
@@ -64,6 +67,10 @@ enum Command {
     GetBatchFeatures(get_batch_features::GetBatchFeaturesArguments),
     /// Read features as they are now.
     GetOnlineFeatures(get_online_features::GetOnlineFeaturesArguments),
+    /// Push the events of a file to a source.
+    Push(push::PushArguments),
+    /// Make online values anew from the offline store.
+    RebuildOnline(rebuild_online::RebuildOnlineArguments),
     /// Serve gRPC and HTTP.
     Serve(serve::ServeArguments),
     /// List what is applied: entities, sources, feature_views, on_demand_feature_views, feature_services, versions.
@@ -135,6 +142,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Materialize(arguments) => materialize::run(&project()?, &arguments, output).await,
         Command::GetBatchFeatures(arguments) => get_batch_features::run(&project()?, &arguments, output).await,
         Command::GetOnlineFeatures(arguments) => get_online_features::run(folder.as_deref(), &arguments, output).await,
+        Command::Push(arguments) => push::run(&project()?, &arguments, output).await,
+        Command::RebuildOnline(arguments) => rebuild_online::run(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
         Command::List(arguments) => list::run(&project()?, &arguments, output).await,
         Command::Describe(arguments) => list::describe(&project()?, &arguments, output).await,

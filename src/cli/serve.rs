@@ -44,11 +44,13 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         Arc::new(SystemClock),
         arguments.allow_request_time,
         workers.handle(),
+        project.stream_log_path(),
     ));
     let options = ServerOptions {
         grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
         http: arguments.http.unwrap_or(project.settings.server.http),
     };
+    let streams = Arc::clone(&state);
     let server = Server::bind(state, options, arguments.insecure).await?;
     let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };
     let address = ServerAddress {
@@ -60,6 +62,10 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     output.say(format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http));
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
     let served = server.run(stop_signal()).await;
+    if let Err(error) = streams.close_streams().await {
+        // What the stores lack stands in the log, from which the next server takes it.
+        tracing::warn!(error = &error as &dyn std::error::Error, "streams are not stored to their end");
+    }
     project.remove_server_address();
     workers.stop().await;
     Ok(served?)

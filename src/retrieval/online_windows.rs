@@ -11,7 +11,7 @@ use crate::definition::{FeatureView, Field, ValueType, Window};
 use crate::metrics::SUMS_OUT_OF_RANGE_TOTAL;
 use crate::online_store::{
     EncodedKeys, OnlineStore, OnlineStoreError, RowDecoder, SchemaVersion, Schemas, Segment, Stretch, TileLayout,
-    TilePart, VersionRef, ViewId, aggregate_of, events_of, segments,
+    TilePart, VersionRef, ViewId, aggregate_of, decode_rows, events_of, segments,
 };
 use crate::tile::{Aggregate, Answer, AnswerBuilder, Column, Event, Partial, values};
 use crate::time::{EventTimestamp, duration_micros};
@@ -55,30 +55,76 @@ impl WindowPlan {
         Ok(WindowPlan { layout, stored_fields: view.stored_fields(), windows, resolution, sums, features })
     }
 
-    /// The features for each key; a null key has nulls.
+    /// The features for each key, over what stands on all sides; a null key has nulls.
+    ///
+    /// `sides`: numbers that values of the view stand under, and the keys under each; at least one.
     pub fn read(
+        &self,
+        store: &dyn OnlineStore,
+        sides: &[(ViewId, EncodedKeys)],
+        now: EventTimestamp,
+    ) -> Result<Vec<ArrayRef>, RetrievalError> {
+        let mut held: Option<Held> = None;
+        for (id, keys) in sides {
+            let more = self.read_side(store, *id, keys, now)?;
+            held = Some(match held {
+                Some(mut held) => {
+                    held.iter_mut().flatten().zip(more.iter().flatten()).for_each(|(sums, more)| {
+                        sums.iter_mut().zip(more).for_each(|(sum, more)| sum.merge(more));
+                    });
+                    held
+                }
+                None => more,
+            });
+        }
+        self.finish(&held.unwrap_or_default())
+    }
+
+    fn read_side(
         &self,
         store: &dyn OnlineStore,
         id: ViewId,
         keys: &EncodedKeys,
         now: EventTimestamp,
-    ) -> Result<Vec<ArrayRef>, RetrievalError> {
+    ) -> Result<Held, RetrievalError> {
         let schemas = store.schemas(id)?;
         let edges = self.windows.iter().map(|window| lower_edge(now.micros(), *window, self.resolution));
         let edges: Vec<Option<i64>> = edges.collect();
         let version = schemas.iter().rev().find(|(_, fields)| fields.last() == Some(&self.layout.mark));
+        let is_streamed = id.base() != id;
         if let Some((version, _)) = version {
             let segments = segments(now.micros(), &edges, &self.layout.widths);
-            let reading = Reading { plan: self, segments, version: Some(*version) };
-            if let Some(features) = reading.read(store, &schemas, keys)? {
-                return Ok(features);
+            let reading = Reading { plan: self, segments, version: Some(*version), is_streamed };
+            if let Some(held) = reading.read(store, &schemas, keys)? {
+                return Ok(held);
             }
         }
         // Stored tiles are those of an earlier definition, and are being replaced: until they are, events alone tell.
-        let reading = Reading { plan: self, segments: segments(now.micros(), &edges, &[]), version: None };
+        let segments = segments(now.micros(), &edges, &[]);
+        let reading = Reading { plan: self, segments, version: None, is_streamed };
         Ok(reading.read(store, &schemas, keys)?.unwrap_or_default())
     }
+
+    fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
+        let finish = |feature: &WindowedFeature| {
+            let mut builder = AnswerBuilder::new(&feature.value_type);
+            let mut out_of_range = 0;
+            for sums in held {
+                let answer = sums.as_ref().map_or(Answer::Null, |sums| feature.aggregate.finish(&sums[feature.sum]));
+                out_of_range += answer.out_of_range();
+                builder.append(answer)?;
+            }
+            if out_of_range > 0 {
+                counter!(SUMS_OUT_OF_RANGE_TOTAL, "answer" => "online").increment(out_of_range as u64);
+            }
+            Ok(builder.finish())
+        };
+        self.features.iter().map(finish).collect()
+    }
 }
+
+/// The sums of each key; None: it is null.
+type Held = Vec<Option<Vec<Partial>>>;
 
 /// One read.
 struct Reading<'a> {
@@ -86,6 +132,8 @@ struct Reading<'a> {
     segments: Vec<Segment>,
     /// The schema of the view's tiles; None: no tile is read.
     version: Option<SchemaVersion>,
+    /// Whether a stream wrote what is read.
+    is_streamed: bool,
 }
 
 impl Reading<'_> {
@@ -95,10 +143,10 @@ impl Reading<'_> {
         store: &dyn OnlineStore,
         schemas: &Schemas,
         keys: &EncodedKeys,
-    ) -> Result<Option<Vec<ArrayRef>>, RetrievalError> {
+    ) -> Result<Option<Held>, RetrievalError> {
         let plan = self.plan;
         let empty: Vec<Partial> = plan.sums.iter().map(|(part, _)| plan.layout.parts[*part].kind.empty()).collect();
-        let mut held: Vec<Option<Vec<Partial>>> = keys.iter().map(|key| key.map(|_| empty.clone())).collect();
+        let mut held: Held = keys.iter().map(|key| key.map(|_| empty.clone())).collect();
         let mut events = Events::new(RowDecoder::new(schemas, &plan.stored_fields));
         let mut is_as_expected = true;
         let parts = self.parts(keys);
@@ -111,7 +159,7 @@ impl Reading<'_> {
                 return Ok(());
             };
             if segment.level == 0 {
-                return events.add(*key, segment, entry);
+                return events.add(*key, segment, entry, self.is_streamed);
             }
             let Some(version) = self.version else { return Ok(()) };
             match plan.layout.decode_tile(version, entry.value)? {
@@ -128,7 +176,7 @@ impl Reading<'_> {
             return Ok(None);
         }
         events.add_up(plan, &mut held)?;
-        Ok(Some(self.finish(&held)?))
+        Ok(Some(held))
     }
 
     /// For each key what to read; segments that touch are read as one.
@@ -176,23 +224,6 @@ impl Reading<'_> {
             }
         }
     }
-
-    fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
-        let finish = |feature: &WindowedFeature| {
-            let mut builder = AnswerBuilder::new(&feature.value_type);
-            let mut out_of_range = 0;
-            for sums in held {
-                let answer = sums.as_ref().map_or(Answer::Null, |sums| feature.aggregate.finish(&sums[feature.sum]));
-                out_of_range += answer.out_of_range();
-                builder.append(answer)?;
-            }
-            if out_of_range > 0 {
-                counter!(SUMS_OUT_OF_RANGE_TOTAL, "answer" => "online").increment(out_of_range as u64);
-            }
-            Ok(builder.finish())
-        };
-        self.plan.features.iter().map(finish).collect()
-    }
 }
 
 /// What is read of one key in one go.
@@ -224,12 +255,22 @@ impl<'s> Events<'s> {
         Events { rows, places: Vec::new() }
     }
 
-    fn add(&mut self, key: usize, segment: &'s Segment, entry: VersionRef<'_>) -> Result<(), OnlineStoreError> {
-        for row in events_of(entry.value) {
-            self.rows.append(row?)?;
+    fn add(
+        &mut self,
+        key: usize,
+        segment: &'s Segment,
+        entry: VersionRef<'_>,
+        is_streamed: bool,
+    ) -> Result<(), OnlineStoreError> {
+        let mut add = |row: &[u8]| {
+            self.rows.append(row)?;
             self.places.push((key, segment, entry.event_timestamp, entry.created_timestamp));
+            Ok::<_, OnlineStoreError>(())
+        };
+        match is_streamed {
+            true => decode_rows(entry.value)?.try_for_each(|row| add(row?)),
+            false => events_of(entry.value).try_for_each(|row| add(row?)),
         }
-        Ok(())
     }
 
     fn add_up(self, plan: &WindowPlan, held: &mut [Option<Vec<Partial>>]) -> Result<(), RetrievalError> {

@@ -8,4 +8,5 @@ mod crash;
 mod files;
 mod refusals;
 mod server;
+mod streams;
 mod support;
