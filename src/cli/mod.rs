@@ -19,6 +19,7 @@ mod rebuild_online;
 mod serve;
 mod spine;
 mod status;
+mod stream;
 mod streams;
 mod vacuum;
 mod validate;
@@ -73,6 +74,8 @@ enum Command {
     RebuildOnline(rebuild_online::RebuildOnlineArguments),
     /// Serve gRPC and HTTP.
     Serve(serve::ServeArguments),
+    /// Take in what streams bring, without serving.
+    Stream,
     /// List what is applied: entities, sources, feature_views, on_demand_feature_views, feature_services, versions.
     List(list::ListArguments),
     /// Print one applied definition in full.
@@ -93,7 +96,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return output::refuse_arguments(&error, std::env::args_os()),
     };
-    if !matches!(arguments.command, Command::Serve(_)) {
+    if !matches!(arguments.command, Command::Serve(_) | Command::Stream) {
         share_memory();
     }
     start_tracing();
@@ -145,6 +148,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Push(arguments) => push::run(&project()?, &arguments, output).await,
         Command::RebuildOnline(arguments) => rebuild_online::run(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
+        Command::Stream => stream::run(project()?, output).await,
         Command::List(arguments) => list::run(&project()?, &arguments, output).await,
         Command::Describe(arguments) => list::describe(&project()?, &arguments, output).await,
         Command::Status => status::run(&project()?, output).await,

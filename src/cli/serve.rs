@@ -33,6 +33,21 @@ pub struct ServeArguments {
 }
 
 pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -> Result<(), CliError> {
+    let options = ServerOptions {
+        grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
+        http: arguments.http.unwrap_or(project.settings.server.http),
+    };
+    serve(project, options, arguments.allow_request_time, arguments.insecure, output).await
+}
+
+/// Serves at these addresses until the process is asked to end.
+pub(super) async fn serve(
+    project: Project,
+    options: ServerOptions,
+    allow_request_time: bool,
+    insecure: bool,
+    output: Output,
+) -> Result<(), CliError> {
     let workers = Workers::start()?;
     let state = Arc::new(ServerState::new(
         project.settings.clone(),
@@ -42,16 +57,12 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         project.open_online_store()?,
         project.engine()?,
         Arc::new(SystemClock),
-        arguments.allow_request_time,
+        allow_request_time,
         workers.handle(),
         project.stream_log_path(),
     ));
-    let options = ServerOptions {
-        grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
-        http: arguments.http.unwrap_or(project.settings.server.http),
-    };
     let streams = Arc::clone(&state);
-    let server = Server::bind(state, options, arguments.insecure).await?;
+    let server = Server::bind(state, options, insecure).await?;
     let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };
     let address = ServerAddress {
         grpc: server.grpc_address().map_err(failed)?.to_string(),

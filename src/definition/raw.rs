@@ -225,7 +225,7 @@ record! {
         pub topic: Option<Text>,
         /// Of kafka: how the values of messages are written.
         pub format: Option<Located<EventFormat>>,
-        /// Of kafka: the consumer group; `asof-` and the project's name if not given.
+        /// Of kafka: the consumer group that shares out the partitions; without it all are read here.
         pub group: Option<Text>,
         /// Of kafka with `format: avro`: file with the schema that values are written by, relative to the project.
         pub schema_file: Option<Text>,

@@ -39,7 +39,7 @@ pub struct KafkaTopic {
     pub brokers: String,
     pub topic: String,
     pub format: EventFormat,
-    /// Consumer group; None: `asof-` and the project's name.
+    /// Consumer group that shares out the partitions; None: all are read here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// File with the Avro schema that values are written by, relative to the project.

@@ -13,7 +13,7 @@ use crate::online_store::OnlineStore;
 use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog, OnlineRetrieval};
 use crate::settings::{OnlineStoreSettings, Settings};
-use crate::stream_ingestion::{Ingestion, IngestionError, Stores};
+use crate::stream_ingestion::{Ingestion, IngestionError, Stores, Topics};
 use crate::time::Clock;
 
 /// The components of one server; the catalog is replaced whole when the registry has a newer version.
@@ -33,6 +33,7 @@ pub struct ServerState {
     sync_lock: tokio::sync::Mutex<()>,
     /// None: no source has a stream.
     ingestion: ArcSwapOption<Ingestion>,
+    topics: Arc<Topics>,
     /// The folder of the log of streams.
     stream_log: PathBuf,
     pub(super) follow_lock: tokio::sync::Mutex<()>,
@@ -66,6 +67,7 @@ impl ServerState {
             catalog: ArcSwapOption::empty(),
             sync_lock: tokio::sync::Mutex::new(()),
             ingestion: ArcSwapOption::empty(),
+            topics: Arc::default(),
             stream_log,
             follow_lock: tokio::sync::Mutex::new(()),
         }
@@ -87,7 +89,8 @@ impl ServerState {
     /// As of [`Ingestion::open`].
     pub(super) async fn use_streams_of(&self, registry: &Arc<RegistryVersion>) -> Result<(), IngestionError> {
         if let Some(ingestion) = self.ingestion() {
-            return ingestion.use_registry(Arc::clone(registry)).await;
+            ingestion.use_registry(Arc::clone(registry)).await?;
+            return self.read_topics(ingestion, registry).await;
         }
         if registry.definitions.sources.iter().all(|source| source.stream.is_none()) {
             return Ok(());
@@ -100,8 +103,22 @@ impl ServerState {
             clock: Arc::clone(&self.online.clock),
         };
         let opened = Ingestion::open(stores, &self.stream_log, Arc::clone(registry), self.workers.clone()).await?;
-        self.ingestion.store(Some(opened));
-        Ok(())
+        self.ingestion.store(Some(Arc::clone(&opened)));
+        self.read_topics(opened, registry).await
+    }
+
+    async fn read_topics(
+        &self,
+        ingestion: Arc<Ingestion>,
+        registry: &Arc<RegistryVersion>,
+    ) -> Result<(), IngestionError> {
+        let (topics, workers) = (Arc::clone(&self.topics), self.workers.clone());
+        let (project, folder) = (self.settings.project.clone(), self.batch.project.clone());
+        let registry = Arc::clone(registry);
+        // It waits for threads that read topics which nobody reads any more.
+        let followed =
+            tokio::task::spawn_blocking(move || topics.follow(&ingestion, &registry, &project, &folder, &workers));
+        followed.await.unwrap_or(Err(IngestionError::Closed))
     }
 
     /// Returns once everything that streams brought and that was acknowledged is in the event tables.
@@ -120,6 +137,8 @@ impl ServerState {
     /// # Errors
     /// A store that cannot be written.
     pub async fn close_streams(&self) -> Result<(), IngestionError> {
+        let topics = Arc::clone(&self.topics);
+        let _ = tokio::task::spawn_blocking(move || topics.stop()).await;
         match self.ingestion.swap(None) {
             Some(ingestion) => ingestion.close().await,
             None => Ok(()),

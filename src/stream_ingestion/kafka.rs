@@ -2,6 +2,7 @@
 //!
 //! Offsets are those of our own log and tables: what the group has committed at the brokers is for people to look at.
 //! A batch of messages is one record of the log, with the offsets that come after it, so that both are stored or none.
+//! Without a `group` every partition is read here, from the first moment; with one the group shares them out.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,9 @@ const BATCH_WAIT: Duration = Duration::from_millis(5);
 const POLL: Duration = Duration::from_millis(50);
 /// Batches that are judged and not durable yet.
 const SETTLING_MAX: usize = 4;
+/// How often a topic is looked at for new partitions.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+const METADATA_PATIENCE: Duration = Duration::from_secs(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The topics that a process reads.
@@ -130,12 +134,15 @@ impl Reader {
         };
         let consumer: BaseConsumer<Positions> =
             config.create_with_context(context).map_err(|error| failed(error.to_string()))?;
-        consumer.subscribe(&[&topic.topic]).map_err(|error| failed(error.to_string()))?;
+        if topic.group.is_some() {
+            consumer.subscribe(&[&topic.topic]).map_err(|error| failed(error.to_string()))?;
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let reading = Reading {
             consumer,
             source: source.name.clone(),
             topic: topic.topic.as_str().into(),
+            is_shared: topic.group.is_some(),
             format,
             stop: Arc::clone(&stop),
             ingestion: Arc::downgrade(ingestion),
@@ -234,6 +241,8 @@ struct Reading {
     consumer: BaseConsumer<Positions>,
     source: SourceName,
     topic: Arc<str>,
+    /// Whether a group shares out the partitions.
+    is_shared: bool,
     format: Format,
     stop: Arc<AtomicBool>,
     ingestion: Weak<Ingestion>,
@@ -243,7 +252,11 @@ struct Reading {
 impl Reading {
     fn run(self) {
         let mut settling: VecDeque<(PendingPush, HashMap<i32, i64>)> = VecDeque::new();
+        let mut look_at = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
+            if !self.is_shared && Instant::now() >= look_at {
+                look_at = Instant::now() + if self.take_partitions() { LOOK_INTERVAL } else { RETRY_INTERVAL };
+            }
             let batch = self.read();
             let Some(ingestion) = self.ingestion.upgrade() else { return };
             let is_idle = batch.values.is_empty();
@@ -263,6 +276,50 @@ impl Reading {
         }
         for (pending, _) in settling {
             let _ = self.workers.block_on(pending.settle(Acknowledge::Durable));
+        }
+    }
+
+    /// Takes over all partitions that there are; false where it is not known which.
+    fn take_partitions(&self) -> bool {
+        let found = match self.consumer.fetch_metadata(Some(&self.topic), METADATA_PATIENCE) {
+            Ok(metadata) => {
+                let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic);
+                topic.map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<i32>>())
+            }
+            Err(error) => {
+                tracing::warn!(source = %self.source, %error, "a topic cannot be looked at");
+                None
+            }
+        };
+        let Some(found) = found.filter(|found| !found.is_empty()) else { return false };
+        let mut assigned = match self.consumer.assignment() {
+            Ok(assigned) => assigned,
+            Err(_) => return false,
+        };
+        let new: Vec<i32> =
+            found.into_iter().filter(|id| assigned.find_partition(&self.topic, *id).is_none()).collect();
+        if new.is_empty() {
+            return true;
+        }
+        let mut fresh = TopicPartitionList::new();
+        for partition in &new {
+            fresh.add_partition(&self.topic, *partition);
+        }
+        let fresh = self.consumer.context().with_offsets(&fresh);
+        // Those that are read already go on where they are.
+        let next = lock(&self.consumer.context().next).clone();
+        for ((topic, partition), offset) in next.iter().filter(|((_, partition), _)| !new.contains(partition)) {
+            let _ = assigned.set_partition_offset(topic, *partition, Offset::Offset(*offset));
+        }
+        for element in fresh.elements() {
+            let _ = assigned.add_partition_offset(element.topic(), element.partition(), element.offset());
+        }
+        match self.consumer.assign(&assigned) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(source = %self.source, %error, "partitions cannot be taken over");
+                false
+            }
         }
     }
 

@@ -6,6 +6,7 @@ mod changes;
 mod command;
 mod crash;
 mod files;
+mod kafka;
 mod refusals;
 mod server;
 mod streams;

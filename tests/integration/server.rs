@@ -46,6 +46,10 @@ impl TestServer {
         Some(TestServer { grpc: text("grpc"), http: text("http"), process })
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
     /// As `kill -9` does.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();

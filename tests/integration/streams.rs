@@ -47,7 +47,7 @@ const KEYS: i64 = 7;
 const START: i64 = 1_714_521_600;
 
 /// The event of a number: keys in turn, times out of order, one a second.
-fn event(number: i64) -> Value {
+pub fn event(number: i64) -> Value {
     let second = START + number / 10 * 10 + (number * 7) % 10;
     let at = chrono::DateTime::from_timestamp(second, 0).unwrap().to_rfc3339();
     json!({"id": format!("event{number:06}"), "key": number % KEYS, "at": at, "n": number % 100 - 5, "theirs": number as f64 / 8.0})
@@ -63,7 +63,7 @@ fn push(server: &TestServer, numbers: std::ops::Range<i64>) -> Result<Value, Str
 }
 
 /// What both stores answer for every key, at some instants.
-fn answers(folder: &Path) -> (Vec<String>, Vec<String>) {
+pub fn answers(folder: &Path) -> (Vec<String>, Vec<String>) {
     let mut batch = Vec::new();
     let mut online = Vec::new();
     for (position, minutes) in [3, 20, 400].into_iter().enumerate() {
@@ -95,7 +95,7 @@ fn answers(folder: &Path) -> (Vec<String>, Vec<String>) {
 }
 
 /// Tells the first row that differs.
-fn same(left: &[String], right: &[String]) {
+pub fn same(left: &[String], right: &[String]) {
     assert_eq!(left.len(), right.len());
     left.iter().zip(right).for_each(|(left, right)| assert_eq!(left, right));
 }
@@ -281,7 +281,7 @@ pub fn spawn_server(folder: &Path, flags: &[&str], environment: &[(&str, &str)])
     let mut command = asof(folder);
     command.args(arguments).args(flags).envs(environment.iter().copied());
     if !environment.is_empty() {
-        command.stderr(Stdio::null());
+        command.stderr(std::env::var("ASOF_TEST_STDERR").map_or(Stdio::null(), |_| Stdio::inherit()));
     }
     command.stdout(Stdio::piped()).spawn().unwrap()
 }

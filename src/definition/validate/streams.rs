@@ -62,11 +62,7 @@ pub fn stream(raw: &RawStream, schema: &[Field], reporter: &mut Reporter<'_>) ->
             refuse_keys_of_kafka(raw, reporter);
             StreamInput::Push {}
         }
-        RawStreamType::Kafka => {
-            let help = "write `type: push`, or use a later version";
-            reporter.error_with_help(raw.r#type.span, "`kafka` is not supported yet in this version", help);
-            StreamInput::Kafka(kafka_topic(raw, reporter)?)
-        }
+        RawStreamType::Kafka => StreamInput::Kafka(kafka_topic(raw, reporter)?),
     };
     let allowed_lateness = raw.allowed_lateness.as_ref().map(|duration| duration.value.0);
     Some(Stream { input, allowed_lateness, columns: schema.to_vec() })
