@@ -2,12 +2,13 @@
 
 One question in two tenses: what were these features worth at those moments
 (:meth:`Client.get_batch_features`), and what are they worth now
-(:meth:`Client.get_online_features`)?
+(:meth:`Client.get_online_features`)? Events come in by :meth:`Client.push`.
 
     Client, AsyncClient     the calls, for threads and for asyncio
     Answer                  what both calls give back
       Status                how a value came about
       Metadata              what the answer was made from
+    PushResult              what became of pushed rows
     AsofWarning             what the server remarks about an answer
     AsofError
       InvalidError          fix the call or the definition; also a ValueError
@@ -38,6 +39,7 @@ from ._exceptions import (
     UnauthenticatedError,
     UnavailableError,
 )
+from ._push import PushResult
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,7 @@ __all__ = [
     "Metadata",
     "NotFoundError",
     "PreconditionError",
+    "PushResult",
     "Status",
     "UnauthenticatedError",
     "UnavailableError",

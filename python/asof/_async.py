@@ -15,6 +15,7 @@ from ._connection import CHANNEL_OPTIONS, Connection, definition_dicts
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._proto import feature_store_pb2 as pb
 from ._proto.feature_store_pb2_grpc import FeatureStoreStub
+from ._push import Acknowledge, PushResult, push_messages
 from ._questions import BatchAnswerReader, BatchQuestion, OnlineQuestion
 from ._signature import Definitions, Features
 from ._times import Time
@@ -132,6 +133,23 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._connection.address) from error
         return reader.answer(stacklevel=2)
+
+    async def push(
+        self,
+        source: str,
+        rows: Entities,
+        *,
+        acknowledge: Acknowledge = "durable",
+        timeout: float | None = None,
+    ) -> PushResult:
+        """See :meth:`asof.Client.push`."""
+        messages = push_messages(source, rows, acknowledge)
+        try:
+            stub = await self._connected()
+            response = await stub.Push(messages, timeout=timeout, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._connection.address) from error
+        return PushResult.of(response)
 
     async def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
         """See :meth:`asof.Client.list_definitions`."""

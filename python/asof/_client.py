@@ -14,6 +14,7 @@ from ._connection import CHANNEL_OPTIONS, Connection, definition_dicts
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._proto import feature_store_pb2 as pb
 from ._proto.feature_store_pb2_grpc import FeatureStoreStub
+from ._push import Acknowledge, PushResult, push_messages
 from ._questions import BatchAnswerReader, BatchQuestion, OnlineQuestion
 from ._signature import Definitions, Features
 from ._times import Time
@@ -185,6 +186,34 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._connection.address) from error
         return reader.answer(stacklevel=2)
+
+    def push(
+        self,
+        source: str,
+        rows: Entities,
+        *,
+        acknowledge: Acknowledge = "durable",
+        timeout: float | None = None,
+    ) -> PushResult:
+        """Events of a source whose stream is pushed.
+
+        Args:
+            source: Name of the source.
+            rows: All of the source's columns, in any of the forms of :meth:`get_online_features`.
+            acknowledge: When the call returns: once the rows survive a crash (``durable``), are answered
+                online, too (``visible``), or are on their way (``async``).
+            timeout: Seconds this call may take; without it as long as it takes.
+
+        Example::
+
+            client.push("arrivals", pandas.DataFrame({"carrier": ["UA"], "arr_delay": [7.0], "landed_at": [now]}))
+        """
+        messages = push_messages(source, rows, acknowledge)
+        try:
+            response = self._stub.Push(messages, timeout=timeout, metadata=self._connection.metadata)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._connection.address) from error
+        return PushResult.of(response)
 
     def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> list[dict[str, Any]]:
         """The definitions the server answers from, as their files have them, each with its `kind`.

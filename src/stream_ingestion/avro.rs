@@ -307,7 +307,7 @@ mod tests {
     ]}"#;
 
     /// A record of the schema, as the specification of Avro writes it.
-    const RECORD: [u8; 27] = [
+    const RECORD: [u8; 29] = [
         0x03, // key: -2
         0xD0, 0x0F, // at: 1000 ms
         0x02, 0x02, // day: branch 1, 1
