@@ -52,7 +52,7 @@ impl PushCall {
                 self.rows += count;
                 self.settling.push_back(pending);
             }
-            Err(error) => return Err(self.fail(error).await),
+            Err(error) => return Err(self.fail(push_status(&error)).await),
         }
         if self.settling.len() > SETTLING_MAX
             && let Some(pending) = self.settling.pop_front()
@@ -66,14 +66,8 @@ impl PushCall {
     /// A log that cannot be written.
     pub async fn finish(mut self) -> Result<PushSummary, Status> {
         if self.acknowledge == Acknowledge::Accepted {
-            let settling = std::mem::take(&mut self.settling);
-            tokio::spawn(async move {
-                for pending in settling {
-                    if let Err(error) = pending.settle(Acknowledge::Durable).await {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "pushed rows are lost");
-                    }
-                }
-            });
+            // They go to the log without being waited for.
+            self.settling.clear();
             return Ok(self.summary);
         }
         while let Some(pending) = self.settling.pop_front() {
@@ -88,8 +82,7 @@ impl PushCall {
     }
 
     /// What was taken before the error is made durable, so that its number is true.
-    async fn fail(&mut self, error: IngestionError) -> Status {
-        let status = push_status(&error);
+    async fn fail(&mut self, status: Status) -> Status {
         while let Some(pending) = self.settling.pop_front() {
             if let Err(lost) = pending.settle(Acknowledge::Durable).await {
                 return push_status(&lost);
@@ -139,7 +132,11 @@ pub async fn push_messages(
         };
         match rows {
             Some(Rows::ArrowIpc(bytes)) => {
-                for batch in read_arrow(bytes)? {
+                let batches = match read_arrow(bytes) {
+                    Ok(batches) => batches,
+                    Err(status) => return Err(call.fail(status).await),
+                };
+                for batch in batches {
                     call.push(PushedRows::Batch(batch)).await?;
                 }
             }
@@ -149,9 +146,12 @@ pub async fn push_messages(
                     let array = decode_column(column).map_err(|error| Status::invalid_argument(error.to_string()))?;
                     Ok::<_, Status>((column.name.clone(), array))
                 };
-                let columns = columns.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-                if !columns.is_empty() {
-                    call.push(PushedRows::Batch(request_batch(columns)?)).await?;
+                let columns = columns.iter().map(decode).collect::<Result<Vec<_>, _>>();
+                match columns.and_then(request_batch) {
+                    // Without a column there is no row.
+                    Ok(rows) if rows.num_columns() > 0 => call.push(PushedRows::Batch(rows)).await?,
+                    Ok(_) => {}
+                    Err(status) => return Err(call.fail(status).await),
                 }
             }
             None => {}

@@ -60,14 +60,13 @@ impl Archive {
         waiting.records.first().map_or(waiting.last, |record| record.sequence - 1)
     }
 
-    /// Writes everything that waits when it is called; gives the bytes that do not wait any more.
+    /// Writes everything that waits when it is called.
     ///
     /// # Errors
     /// A table that cannot be written; what waits for it goes on waiting.
-    pub async fn write(&self, store: &OfflineStore, log: &str) -> Result<usize, IngestionError> {
+    pub async fn write(&self, store: &OfflineStore, log: &str) -> Result<(), IngestionError> {
         let mut tables = self.writing.lock().await;
         let records = self.waiting().records.clone();
-        let mut bytes = 0;
         for ForTable { table, rows, reach } in by_table(&records, log)? {
             let state = tables.entry(table.clone()).or_default();
             if !state.is_certain {
@@ -80,7 +79,7 @@ impl Archive {
                 };
                 state.is_certain = true;
                 if position > 0 && records.iter().any(|record| is_of(record, &table) && record.sequence <= position) {
-                    bytes += self.remove(&table, position);
+                    self.remove(&table, position);
                     // The rest of the rows is gathered anew.
                     continue;
                 }
@@ -93,7 +92,7 @@ impl Archive {
                 state.commits += 1;
             }
             state.is_certain = true;
-            bytes += self.remove(&table, reach.position);
+            self.remove(&table, reach.position);
             if state.commits >= COMMITS_BETWEEN_COMPACTIONS {
                 state.commits = 0;
                 if let Err(error) = store.compact_events(table.1, &table.0).await {
@@ -104,11 +103,11 @@ impl Archive {
                 }
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
-    /// Records of a table up to here wait no more; gives their bytes.
-    fn remove(&self, table: &Table, through: u64) -> usize {
+    /// Records of a table up to here wait no more.
+    fn remove(&self, table: &Table, through: u64) {
         let mut waiting = self.waiting();
         let before = waiting.bytes;
         let mut bytes = 0;
@@ -118,7 +117,6 @@ impl Archive {
             !is_done
         });
         waiting.bytes = before - bytes;
-        bytes
     }
 }
 

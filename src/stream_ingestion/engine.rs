@@ -144,7 +144,8 @@ pub struct Ingestion {
     applied: watch::Receiver<u64>,
     archive: Arc<Archive>,
     archive_soon: Arc<Notify>,
-    pending_bytes: Arc<AtomicUsize>,
+    /// Bytes that are on their way to the archive.
+    in_flight_bytes: AtomicUsize,
     pinned: Arc<AtomicU64>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     archiver: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -212,7 +213,7 @@ impl Ingestion {
             notes: Arc::default(),
             durable: Arc::clone(&durable),
             applied,
-            pending_bytes: Arc::new(AtomicUsize::new(archive.bytes())),
+            in_flight_bytes: AtomicUsize::new(0),
             archive,
             archive_soon: Arc::new(Notify::new()),
             pinned,
@@ -374,7 +375,7 @@ impl Ingestion {
     ) -> Result<PushSummary, IngestionError> {
         let (summary, pending) = self.begin_push(source, rows).await?;
         match acknowledge {
-            Acknowledge::Accepted => drop(tokio::spawn(pending.settle(Acknowledge::Durable))),
+            Acknowledge::Accepted => drop(pending),
             other => pending.settle(other).await?,
         }
         Ok(summary)
@@ -399,7 +400,7 @@ impl Ingestion {
             this.judge(&door, rows, UnknownKeys::Refuse, None, &[]).map(|judged| (judged, door))
         });
         let (Judged { summary, entries }, door) = judged.await.map_err(|_| IngestionError::Closed)??;
-        Ok((summary, PendingPush { ingestion: Arc::clone(self), door, entries }))
+        Ok((summary, PendingPush { ingestion: Arc::clone(self), door, entries: Some(entries) }))
     }
 
     /// Judges the messages of a topic and hands them to the log, with how far it is read; they have to be
@@ -416,7 +417,7 @@ impl Ingestion {
     ) -> Result<PendingPush, IngestionError> {
         let door = self.door(source.as_str())?;
         let judged = self.judge(&door, rows, UnknownKeys::Ignore, Some(places), positions)?;
-        Ok(PendingPush { ingestion: Arc::clone(self), door, entries: judged.entries })
+        Ok(PendingPush { ingestion: Arc::clone(self), door, entries: Some(judged.entries) })
     }
 
     /// The message of a partition that comes after those that are stored; None: none is.
@@ -540,7 +541,7 @@ impl Ingestion {
         let mut done = Vec::new();
         for (body, record) in encoded {
             let bytes = body.len();
-            self.pending_bytes.fetch_add(bytes, Ordering::SeqCst);
+            self.in_flight_bytes.fetch_add(bytes, Ordering::SeqCst);
             let (sender, receiver) = oneshot::channel();
             let append = ToLog::Append(Box::new(Append { body, record, done: sender }));
             channels.to_log.send(append).map_err(|_| IngestionError::Closed)?;
@@ -557,7 +558,7 @@ impl Ingestion {
             match done.await.unwrap_or(Err(IngestionError::Closed)) {
                 Ok(sequence) => last = sequence,
                 Err(error) => {
-                    self.pending_bytes.fetch_sub(bytes, Ordering::SeqCst);
+                    self.in_flight_bytes.fetch_sub(bytes, Ordering::SeqCst);
                     failed = Some(error);
                 }
             }
@@ -576,7 +577,7 @@ impl Ingestion {
     }
 
     fn check_room(&self) -> Result<(), IngestionError> {
-        match self.pending_bytes.load(Ordering::SeqCst) {
+        match self.pending_bytes() {
             bytes if bytes > PENDING_BYTES_MAX => {
                 self.archive_soon.notify_one();
                 Err(IngestionError::Full { bytes: PENDING_BYTES_MAX, retry_after: RETRY_AFTER })
@@ -605,11 +606,12 @@ impl Ingestion {
     }
 
     async fn write_archive(&self) -> Result<(), IngestionError> {
-        let written = self.archive.write(&self.stores.offline, &self.log_id).await;
-        if let Ok(bytes) = written {
-            self.pending_bytes.fetch_sub(bytes, Ordering::SeqCst);
-        }
-        written.map(|_| ())
+        self.archive.write(&self.stores.offline, &self.log_id).await
+    }
+
+    /// Bytes of events that wait to be in both stores.
+    fn pending_bytes(&self) -> usize {
+        self.in_flight_bytes.load(Ordering::SeqCst) + self.archive.bytes()
     }
 
     /// Lets go of the files of the log that both stores have passed.
@@ -670,6 +672,22 @@ impl Ingestion {
         all
     }
 
+    /// Ends as a process that is killed does: what is acknowledged stands in the log, and nothing is told to a store.
+    pub async fn abandon(&self) {
+        if let Some(archiver) = lock(&self.archiver).take() {
+            archiver.abort();
+        }
+        self.end_threads().await;
+    }
+
+    async fn end_threads(&self) {
+        // Without a sender the writer ends, and then the applier.
+        lock(&self.channels).take();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+        let _ = tokio::task::spawn_blocking(join).await;
+    }
+
     /// Takes no more events, and returns once everything that was taken is in both stores.
     ///
     /// # Errors
@@ -682,21 +700,17 @@ impl Ingestion {
         if let Some(archiver) = lock(&self.archiver).take() {
             archiver.abort();
         }
-        // Without a sender the writer ends, and then the applier.
-        lock(&self.channels).take();
-        let threads = std::mem::take(&mut *lock(&self.threads));
-        let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
-        let _ = tokio::task::spawn_blocking(join).await;
+        self.end_threads().await;
         flushed
     }
 }
 
-/// Rows that are on their way to the log.
+/// Rows that are on their way to the log. Dropped, they go there all the same.
 #[must_use = "they are known to be durable only when they are settled"]
 pub struct PendingPush {
     ingestion: Arc<Ingestion>,
     door: Arc<Mutex<SourceDoor>>,
-    entries: Entries,
+    entries: Option<Entries>,
 }
 
 impl PendingPush {
@@ -704,12 +718,26 @@ impl PendingPush {
     ///
     /// # Errors
     /// A log that cannot be written; nothing of the rows is stored then.
-    pub async fn settle(self, acknowledge: Acknowledge) -> Result<(), IngestionError> {
-        let last = self.ingestion.settle(&self.door, self.entries).await?;
+    pub async fn settle(mut self, acknowledge: Acknowledge) -> Result<(), IngestionError> {
+        let Some(entries) = self.entries.take() else { return Ok(()) };
+        let last = self.ingestion.settle(&self.door, entries).await?;
         match acknowledge {
             Acknowledge::Visible => self.ingestion.wait_applied(last).await,
             Acknowledge::Durable | Acknowledge::Accepted => Ok(()),
         }
+    }
+}
+
+impl Drop for PendingPush {
+    fn drop(&mut self) {
+        let Some(entries) = self.entries.take() else { return };
+        let (ingestion, door) = (Arc::clone(&self.ingestion), Arc::clone(&self.door));
+        // What the log did with them is still to be noted.
+        self.ingestion.workers.spawn(async move {
+            if let Err(error) = ingestion.settle(&door, entries).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pushed rows are lost");
+            }
+        });
     }
 }
 
@@ -881,6 +909,10 @@ impl ApplierThread {
             }
             ingestion.forget_pending(&records);
         }
+        let bytes = records.iter().map(|record| record.bytes).sum();
+        if let Some(ingestion) = self.ingestion.upgrade() {
+            ingestion.in_flight_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        }
         // The tables are never ahead of the online store.
         if self.archive.add(records) > ARCHIVE_BYTES {
             self.archive_soon.notify_one();
@@ -934,7 +966,7 @@ async fn keep_archiving(ingestion: std::sync::Weak<Ingestion>, soon: Arc<Notify>
             failed => failed,
         };
         let durable = ingestion.durable.load(Ordering::SeqCst);
-        gauge!(STREAM_PENDING_BYTES).set(ingestion.pending_bytes.load(Ordering::SeqCst) as f64);
+        gauge!(STREAM_PENDING_BYTES).set(ingestion.pending_bytes() as f64);
         gauge!(STREAM_LAG_RECORDS, "store" => "online").set(durable.saturating_sub(*ingestion.applied.borrow()) as f64);
         gauge!(STREAM_LAG_RECORDS, "store" => "offline")
             .set(durable.saturating_sub(ingestion.archive.archived()) as f64);

@@ -9,5 +9,6 @@ mod files;
 mod kafka;
 mod refusals;
 mod server;
+mod stream_state;
 mod streams;
 mod support;
