@@ -9,10 +9,14 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 VENV := $(CACHE)/venv
 ASOF := $(CARGO_TARGET_DIR)/debug/asof
 
-.PHONY: help setup fresh build wheel quickstart test format lint rust-test python-test feast-test bench python-env
+DAYS ?= 30
+SPEED ?= 0
+
+.PHONY: help setup fresh build wheel quickstart demo-stream test format lint rust-test python-test feast-test bench python-env
 
 help:
 	@echo "make quickstart   build, then run the flights example from files to online answers"
+	@echo "make demo-stream  a month of arrivals pushed as they happen (DAYS=30 SPEED=0: as fast as it goes)"
 	@echo "make test         format, Rust tests, Python tests"
 	@echo "make lint         clippy"
 	@echo "make feast-test   what asof import-feast makes of a Feast repository, beside Feast itself"
@@ -42,6 +46,9 @@ wheel: build python-env
 
 quickstart: build
 	@ASOF="$(ASOF)" PYTHON=python3 examples/flights/quickstart
+
+demo-stream: build python-env
+	"$(VENV)/bin/python" examples/flights/stream.py --asof "$(ASOF)" --days "$(DAYS)" --speed "$(SPEED)"
 
 test: setup format rust-test python-test
 

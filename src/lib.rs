@@ -35,6 +35,7 @@ pub mod online_store;
 
 pub mod materialization;
 pub mod retrieval;
+pub mod stream_ingestion;
 
 pub mod serving;
 

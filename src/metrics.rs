@@ -15,6 +15,19 @@ pub const REQUEST_LATENCY_SECONDS: &str = "asof_request_latency_seconds";
 pub const ONLINE_REQUEST_ROWS: &str = "asof_online_request_rows";
 /// Sums of integers that no `int64` is, answered as null, by `answer`: `batch` or `online`.
 pub const SUMS_OUT_OF_RANGE_TOTAL: &str = "asof_sums_out_of_range_total";
+/// Rows of streams that are in the online store, by `source`.
+pub const STREAM_APPLIED_ROWS_TOTAL: &str = "asof_stream_applied_rows_total";
+/// What became of the rows that came in, by `source` and `outcome`: `accepted`, `duplicate`, `late`, `ignored` or
+/// `dead_letter` (those that are late among them).
+pub const STREAM_ROWS_TOTAL: &str = "asof_stream_rows_total";
+/// From an event's arrival to its being visible online.
+pub const STREAM_FRESHNESS_SECONDS: &str = "asof_stream_freshness_seconds";
+/// Records of the log that are not in the store yet, by `store`: `online` or `offline`.
+pub const STREAM_LAG_RECORDS: &str = "asof_stream_lag_records";
+/// Bytes of events that wait to be in both stores.
+pub const STREAM_PENDING_BYTES: &str = "asof_stream_pending_bytes";
+/// The greatest event timestamp accepted so far, since the Unix epoch, by `source`.
+pub const STREAM_WATERMARK_SECONDS: &str = "asof_stream_watermark_seconds";
 const BUILD_INFO: &str = "asof_build_info";
 const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
 const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";
@@ -44,6 +57,7 @@ impl Metrics {
         let full = |name: &str| Matcher::Full(name.to_owned());
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(full(REQUEST_LATENCY_SECONDS), &LATENCY_BUCKETS)?
+            .set_buckets_for_metric(full(STREAM_FRESHNESS_SECONDS), &LATENCY_BUCKETS)?
             .set_buckets_for_metric(full(ONLINE_REQUEST_ROWS), &ROWS_BUCKETS)?
             .build_recorder();
         let handle = recorder.handle();
@@ -72,6 +86,12 @@ fn describe() {
     describe_histogram!(REQUEST_LATENCY_SECONDS, "From a request's arrival to the last byte of its answer.");
     describe_histogram!(ONLINE_REQUEST_ROWS, "Rows of each online request.");
     describe_counter!(SUMS_OUT_OF_RANGE_TOTAL, "Sums of integers that no int64 is, answered as null.");
+    describe_counter!(STREAM_APPLIED_ROWS_TOTAL, "Rows of streams that are in the online store.");
+    describe_counter!(STREAM_ROWS_TOTAL, "What became of the rows that came in.");
+    describe_histogram!(STREAM_FRESHNESS_SECONDS, "From an event's arrival to its being visible online.");
+    describe_gauge!(STREAM_LAG_RECORDS, "Records of the log that are not in the store yet.");
+    describe_gauge!(STREAM_PENDING_BYTES, "Bytes of events that wait to be in both stores.");
+    describe_gauge!(STREAM_WATERMARK_SECONDS, "The greatest event timestamp accepted so far, since the Unix epoch.");
     describe_gauge!(BUILD_INFO, "1, with the version of the program.");
     describe_gauge!(PROCESS_START_TIME_SECONDS, "When the process started, since the Unix epoch.");
     describe_gauge!(PROCESS_RESIDENT_MEMORY_BYTES, "Memory that the process holds.");

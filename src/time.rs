@@ -195,6 +195,24 @@ pub mod duration_text {
     }
 }
 
+/// `#[serde(with = "crate::time::instant_text")]` for optional instants written as RFC 3339.
+pub mod instant_text {
+    use super::EventTimestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &Option<EventTimestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(instant) => serializer.serialize_some(&instant.to_string()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<EventTimestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| EventTimestamp::parse(&text).map_err(D::Error::custom)).transpose()
+    }
+}
+
 /// Tells the time; the only reader of the wall clock.
 pub trait Clock: fmt::Debug + Send + Sync {
     fn now(&self) -> EventTimestamp;

@@ -2,7 +2,7 @@
 
 One question in two tenses: what were these features worth at those moments
 (:meth:`Client.get_batch_features`), and what are they worth now
-(:meth:`Client.get_online_features`)?
+(:meth:`Client.get_online_features`)? Events come in by :meth:`Client.push`.
 
     Client, AsyncClient     the calls, for threads and for asyncio
       Tls                   certificates of a connection
@@ -30,6 +30,7 @@ One question in two tenses: what were these features worth at those moments
         FeatureService      what one model reads
           Projection        features of one view in it
       Field                 a named and typed column
+    PushResult              what became of pushed rows
     AsofWarning             what the server remarks about an answer
     AsofError
       InvalidError          fix the call or the definition; also a ValueError
@@ -78,6 +79,7 @@ from ._exceptions import (
     UnavailableError,
 )
 from ._local import Local
+from ._push import PushResult
 from ._status import ServerStatus, ViewStatus
 from ._stream import AnswerStream, AsyncAnswerStream
 
@@ -114,6 +116,7 @@ __all__ = [
     "OnDemandFeatureView",
     "PreconditionError",
     "Projection",
+    "PushResult",
     "ServerStatus",
     "Source",
     "Status",

@@ -28,6 +28,7 @@ from ._definitions import KINDS, Definition, Entity, FeatureService, FeatureView
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._online import OnlineQuestion
 from ._proto import feature_store_pb2 as pb
+from ._push import Acknowledge, PushResult, push_messages
 from ._signature import Definitions, Features
 from ._status import ServerStatus
 from ._times import Time
@@ -318,6 +319,33 @@ class Calls:
         """
         response = yield from self._unary("GetStatus", pb.GetStatusRequest(), timeout)
         return ServerStatus.of(response)
+
+    def push(
+        self,
+        source: str,
+        rows: Entities,
+        *,
+        acknowledge: Acknowledge = "durable",
+        timeout: float | None = None,
+    ) -> Steps[PushResult]:
+        """Events of a source whose stream is pushed; never tried again by itself, since they could count twice.
+
+        Args:
+            source: Name of the source.
+            rows: All of the source's columns, in any of the forms of :meth:`get_online_features`.
+            acknowledge: When the call returns: once the rows survive a crash (``durable``), are answered
+                online, too (``visible``), or are on their way (``async``).
+            timeout: Seconds this call may take; without it as long as it takes.
+
+        Example::
+
+            client.push("arrivals", pandas.DataFrame({"carrier": ["UA"], "arr_delay": [7.0], "landed_at": [now]}))
+        """
+
+        def attempt(seconds: float | None) -> Steps[Any]:
+            return (yield Unary("Push", push_messages(source, rows, acknowledge), seconds))
+
+        return PushResult.of((yield from self._tried(attempt, timeout, again=False)))
 
     def _ask(self, question: OnlineQuestion, definitions: Definitions, timeout: float | None) -> Steps[Answer]:
         request = question.request(definitions)

@@ -96,6 +96,7 @@ class Client:
     describe_feature_service = _call(Calls.describe_feature_service)
     catalog = _call(Calls.catalog)
     status = _call(Calls.status)
+    push = _call(Calls.push)
 
     @property
     def address(self) -> str:

@@ -14,6 +14,7 @@ use crate::online_store::OnlineStoreError;
 use crate::registry::RegistryError;
 use crate::retrieval::RetrievalError;
 use crate::serving::ServeError;
+use crate::stream_ingestion::IngestionError;
 use crate::time::TimeError;
 
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,8 @@ pub enum CliError {
     #[error(transparent)]
     Materialization(#[from] MaterializationError),
     #[error(transparent)]
+    Ingestion(#[from] IngestionError),
+    #[error(transparent)]
     Retrieval(#[from] RetrievalError),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -83,6 +86,7 @@ impl CliError {
             CliError::OfflineStore(error) => error.kind(),
             CliError::OnlineStore(error) => error.kind(),
             CliError::Materialization(error) => error.kind(),
+            CliError::Ingestion(error) => error.kind(),
             CliError::Retrieval(error) => error.kind(),
             CliError::Serve(error) => error.kind(),
         }

@@ -13,8 +13,10 @@ use super::error::CliError;
 use super::output::Output;
 use super::project::Project;
 use super::spine::read_spine;
+use super::streams::streamed_sources;
 use crate::compile::Compiler;
 use crate::definition::nearest;
+use crate::offline_store::event_providers;
 use crate::retrieval::{AskedTimes, BatchRequest, FeatureSelection};
 use crate::time::{EventTimestamp, TimeRange};
 
@@ -82,19 +84,24 @@ pub async fn run(project: &Project, arguments: &ExplainArguments, output: Output
 }
 
 async fn view_plan(project: &Project, name: &str, arguments: &ExplainArguments) -> Result<DataFrame, CliError> {
-    let definitions = project.definitions()?;
+    let mut definitions = project.definitions()?;
+    let context = project.engine()?.session();
+    project.resolve_streams(&mut definitions, &context).await;
     let Some(view) = definitions.feature_view(name) else {
         return Err(unknown_view(name, definitions.feature_views.iter().map(|view| view.name.as_str())));
     };
     let [start, end] = [&arguments.start, &arguments.end].map(|bound| bound.as_deref().map(EventTimestamp::parse));
     let range = TimeRange::new(start.transpose()?, end.transpose()?)?;
-    let compiler = Compiler::new(Arc::new(definitions.clone()), project.folder.clone(), project.engine()?.session());
+    let tables = project.offline_store()?.event_tables(streamed_sources(&definitions)).await?;
+    let events = event_providers(&tables, &context).await?;
+    let compiler = Compiler::new(Arc::new(definitions.clone()), project.folder.clone(), context).with_events(events);
     let view = compiler.resolve(view).await.map_err(|mut errors| errors.swap_remove(0))?;
     Ok(compiler.view(&view, range).await?.frame)
 }
 
 async fn request_plan(project: &Project, arguments: &RequestArguments, spine: &str) -> Result<DataFrame, CliError> {
     let catalog = project.catalog().await?;
+    project.settle_streams(&catalog.registry).await?;
     let selection = match &arguments.service {
         Some(service) => FeatureSelection::Service(service.clone()),
         None => FeatureSelection::References(arguments.features.clone()),

@@ -86,6 +86,7 @@ pub async fn run(project: &Project, arguments: &GetBatchFeaturesArguments, outpu
         Some(version) => project.catalog_at(version).await?,
         None => project.catalog().await?,
     };
+    project.settle_streams(&catalog.registry).await?;
     let selection = arguments.selection.selection();
     let request = BatchRequest {
         times: asked_times(project, &catalog, &selection, arguments).await?,

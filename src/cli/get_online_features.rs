@@ -68,9 +68,12 @@ pub async fn run(
             match project.online_access().await? {
                 OnlineAccess::Server(channel) => ask_server(channel, &request, arguments.timestamps).await?,
                 OnlineAccess::Store(store) => {
+                    // A server that was killed may have left events in the log.
+                    let catalog = project.catalog().await?;
+                    project.apply_streams(&catalog.registry, &store).await?;
                     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
                     let retrieval = OnlineRetrieval { store, clock: Arc::new(SystemClock), history };
-                    let answer = retrieval.get(&project.catalog().await?, &request)?;
+                    let answer = retrieval.get(&catalog, &request)?;
                     encode_answer_columns(&request, &answer, arguments.timestamps)
                 }
             }

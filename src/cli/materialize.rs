@@ -48,9 +48,15 @@ pub async fn run(project: &Project, arguments: &MaterializeArguments, output: Ou
     TimeRange::new(start, Some(end))?;
     let registry = project.applied().await?;
     let views = chosen_views(&registry, &arguments.views)?;
+    project.settle_streams(&registry).await?;
     let job = project.job(Arc::clone(&registry))?;
     let mut documents = Vec::new();
     for view in &views {
+        if !registry.definitions.is_materialized(view) {
+            output.say(format!("{}: nothing to materialize, its stream feeds it", view.name));
+            documents.push(json!({"view": view.name, "rows_read": 0, "rows_written": 0, "streamed": true}));
+            continue;
+        }
         documents.push(materialize_view(project, &job, view, Bounds { start, end, now }, output).await?);
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -61,12 +67,13 @@ pub async fn run(project: &Project, arguments: &MaterializeArguments, output: Ou
 
 fn chosen_views(registry: &RegistryVersion, names: &[String]) -> Result<Vec<FeatureView>, CliError> {
     let definitions = &registry.definitions;
-    let has_batch = |view: &FeatureView| {
-        let mut sources = view.input.sources().iter().filter_map(|name| definitions.source(name.as_str()));
-        sources.all(|source| source.batch.is_some())
-    };
     if names.is_empty() {
-        return Ok(definitions.feature_views.iter().filter(|view| has_batch(view)).cloned().collect());
+        return Ok(definitions
+            .feature_views
+            .iter()
+            .filter(|view| definitions.is_materialized(view))
+            .cloned()
+            .collect());
     }
     let known = || definitions.feature_views.iter().map(|view| view.name.as_str());
     names

@@ -14,9 +14,13 @@ mod online_access;
 mod optimize;
 mod output;
 mod project;
+mod push;
+mod rebuild_online;
 mod serve;
 mod spine;
 mod status;
+mod stream;
+mod streams;
 mod vacuum;
 mod validate;
 
@@ -64,8 +68,14 @@ enum Command {
     GetBatchFeatures(get_batch_features::GetBatchFeaturesArguments),
     /// Read features as they are now.
     GetOnlineFeatures(get_online_features::GetOnlineFeaturesArguments),
+    /// Push the events of a file to a source.
+    Push(push::PushArguments),
+    /// Make online values anew from the offline store.
+    RebuildOnline(rebuild_online::RebuildOnlineArguments),
     /// Serve gRPC and HTTP.
     Serve(serve::ServeArguments),
+    /// Take in what streams bring, without serving.
+    Stream,
     /// List what is applied: entities, sources, feature_views, on_demand_feature_views, feature_services, versions.
     List(list::ListArguments),
     /// Print one applied definition in full.
@@ -86,7 +96,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return output::refuse_arguments(&error, std::env::args_os()),
     };
-    if !matches!(arguments.command, Command::Serve(_)) {
+    if !matches!(arguments.command, Command::Serve(_) | Command::Stream) {
         share_memory();
     }
     start_tracing();
@@ -135,7 +145,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Materialize(arguments) => materialize::run(&project()?, &arguments, output).await,
         Command::GetBatchFeatures(arguments) => get_batch_features::run(&project()?, &arguments, output).await,
         Command::GetOnlineFeatures(arguments) => get_online_features::run(folder.as_deref(), &arguments, output).await,
+        Command::Push(arguments) => push::run(&project()?, &arguments, output).await,
+        Command::RebuildOnline(arguments) => rebuild_online::run(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
+        Command::Stream => stream::run(project()?, output).await,
         Command::List(arguments) => list::run(&project()?, &arguments, output).await,
         Command::Describe(arguments) => list::describe(&project()?, &arguments, output).await,
         Command::Status => status::run(&project()?, output).await,

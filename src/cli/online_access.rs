@@ -50,6 +50,11 @@ impl Project {
         self.online_store_path().with_extension("server.json")
     }
 
+    /// The folder of the log of streams, beside the store.
+    pub fn stream_log_path(&self) -> PathBuf {
+        self.online_store_path().with_extension("push")
+    }
+
     /// Whether an online store was ever opened here.
     pub fn has_online_store(&self) -> bool {
         self.online_store_path().exists()

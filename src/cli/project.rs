@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use datafusion::prelude::SessionContext;
+
 use super::error::CliError;
 use crate::compile::{CompileError, Compiler, OnDemandPlan, Place};
 use crate::definition::{DefinitionFile, Definitions, Positions, Source, parse_located};
@@ -110,12 +112,32 @@ impl Project {
         Ok(written.definitions)
     }
 
+    /// Gives streams the columns of their sources, and tells which cannot be.
+    pub async fn resolve_streams(&self, definitions: &mut Definitions, context: &SessionContext) -> Vec<CompileError> {
+        let compiler = Compiler::new(Arc::new(definitions.clone()), self.folder.clone(), context.clone());
+        let mut errors = Vec::new();
+        for source in definitions.sources.iter_mut().filter(|source| source.stream.is_some()) {
+            match (compiler.stream_columns(source).await, &mut source.stream) {
+                (Ok(columns), Some(stream)) => stream.columns = columns,
+                (Ok(_), None) => {}
+                // The views of the source tell what they cannot read.
+                (Err(error @ CompileError::EventId { .. }), _) => errors.push(error),
+                (Err(error), _) => {
+                    let is_read =
+                        definitions.feature_views.iter().any(|view| view.input.sources().contains(&source.name));
+                    errors.extend((!is_read).then_some(error));
+                }
+            }
+        }
+        errors
+    }
+
     /// Gives the features of aggregation views their types, and tells all that does not compile.
     async fn compile(&self, definitions: &mut Definitions) -> Result<Vec<CompileError>, CliError> {
         let engine = self.engine()?;
+        let mut errors = self.resolve_streams(definitions, &engine.session()).await;
         let shared = Arc::new(definitions.clone());
         let compiler = || Compiler::new(Arc::clone(&shared), self.folder.clone(), engine.session());
-        let mut errors = Vec::new();
         for view in &mut definitions.feature_views {
             let compiler = compiler();
             match compiler.resolve(view).await {
@@ -130,7 +152,8 @@ impl Project {
         // A view's check opens the sources that it reads.
         let is_read =
             |source: &Source| definitions.feature_views.iter().any(|view| view.input.sources().contains(&source.name));
-        for source in definitions.sources.iter().filter(|source| source.batch.is_some() && !is_read(source)) {
+        let is_unread = |source: &&Source| source.batch.is_some() && source.stream.is_none() && !is_read(source);
+        for source in definitions.sources.iter().filter(is_unread) {
             errors.extend(compiler().source(source).await.err());
         }
         for view in &definitions.on_demand_feature_views {

@@ -36,6 +36,22 @@ pub struct ServeArguments {
 }
 
 pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -> Result<(), CliError> {
+    let options = ServerOptions {
+        grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
+        http: arguments.http.unwrap_or(project.settings.server.http),
+    };
+    serve(project, options, arguments.allow_request_time, arguments.insecure, arguments.stop_with_stdin, output).await
+}
+
+/// Serves at these addresses until the process is asked to end.
+pub(super) async fn serve(
+    project: Project,
+    options: ServerOptions,
+    allow_request_time: bool,
+    insecure: bool,
+    stop_with_stdin: bool,
+    output: Output,
+) -> Result<(), CliError> {
     let workers = Workers::start()?;
     let state = Arc::new(ServerState::new(
         project.settings.clone(),
@@ -45,14 +61,12 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         project.open_online_store()?,
         project.engine()?,
         Arc::new(SystemClock),
-        arguments.allow_request_time,
+        allow_request_time,
         workers.handle(),
+        project.stream_log_path(),
     ));
-    let options = ServerOptions {
-        grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
-        http: arguments.http.unwrap_or(project.settings.server.http),
-    };
-    let server = Server::bind(state, options, arguments.insecure).await?;
+    let streams = Arc::clone(&state);
+    let server = Server::bind(state, options, insecure).await?;
     let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };
     let address = ServerAddress {
         grpc: server.grpc_address().map_err(failed)?.to_string(),
@@ -62,7 +76,11 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     project.write_server_address(&address).map_err(failed)?;
     output.say(format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http));
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
-    let served = server.run(stop_signal(arguments.stop_with_stdin)).await;
+    let served = server.run(stop_signal(stop_with_stdin)).await;
+    if let Err(error) = streams.close_streams().await {
+        // What the stores lack stands in the log, from which the next server takes it.
+        tracing::warn!(error = &error as &dyn std::error::Error, "streams are not stored to their end");
+    }
     project.remove_server_address();
     workers.stop().await;
     Ok(served?)

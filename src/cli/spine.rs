@@ -13,9 +13,11 @@ use serde_json::Value;
 
 use super::error::CliError;
 use super::project::Project;
+use super::streams::streamed_sources;
 use crate::compile::{Compiler, parquet_table};
 use crate::definition::{EVENT_TIMESTAMP, Field, ValueType};
 use crate::error::error_chain;
+use crate::offline_store::event_providers;
 use crate::retrieval::{Catalog, ResolvedRequest, RetrievalError, key_array};
 use crate::serving::json::{JsonColumnError, column_from_json};
 use crate::text_files::{Cell, CellKinds, Column, Records, csv_array, parse_cells, parse_object};
@@ -74,7 +76,9 @@ async fn query(project: &Project, catalog: &Catalog, path: &str) -> Result<DataF
     let sql = read_text(path)?;
     let context = project.engine()?.session();
     let definitions = Arc::new(catalog.definitions().clone());
-    let compiler = Compiler::new(Arc::clone(&definitions), project.folder.clone(), context.clone());
+    let tables = project.offline_store()?.event_tables(streamed_sources(&definitions)).await?;
+    let events = event_providers(&tables, &context).await?;
+    let compiler = Compiler::new(Arc::clone(&definitions), project.folder.clone(), context.clone()).with_events(events);
     register_sources(&compiler, &definitions, &context, &sql).await?;
     let read_only = datafusion::execution::context::SQLOptions::new()
         .with_allow_ddl(false)

@@ -6,9 +6,13 @@ use super::error::CliError;
 use super::online_access::{OnlineAccess, ServerAddress, read_request};
 use super::output::{Output, table};
 use super::project::Project;
-use crate::online_store::ViewId;
-use crate::serving::pb::GetStatusRequest;
+use super::streams::streamed_sources;
+use crate::definition::SourceName;
+use crate::online_store::{OnlineStore, ViewId};
+use crate::registry::RegistryVersion;
 use crate::serving::pb::feature_store_client::FeatureStoreClient;
+use crate::serving::pb::{GetStatusRequest, StreamStatus};
+use crate::stream_ingestion::SourceNote;
 use crate::time::EventTimestamp;
 
 struct ViewLine {
@@ -17,12 +21,15 @@ struct ViewLine {
     materialized_until: Option<EventTimestamp>,
     online_table_version: Option<u64>,
     needs_materialization: bool,
+    /// Whether jobs compute it; else its stream feeds it.
+    is_materialized: bool,
 }
 
 pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
     let applied = project.applied().await?;
     let offline_store = project.offline_store()?;
-    let Online { positions, server } = online(project).await?;
+    project.settle_streams(&applied).await?;
+    let Online { positions, server, streams } = online(project, &applied).await?;
     let mut lines = Vec::new();
     for view in &applied.definitions.feature_views {
         let state = applied.views.get(&view.name);
@@ -34,10 +41,12 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
             table_version: table.map(|table| table.version()),
             materialized_until: table_state.and_then(|state| state.materialized_until),
             online_table_version: positions(view.name.as_str(), state.map(|state| ViewId(state.id))),
+            is_materialized: applied.definitions.is_materialized(view),
             needs_materialization: table_state.map(|known| known.data_version) != state.map(|state| state.data_version),
         });
     }
     print_text(project, applied.version, &lines, output);
+    print_streams(&streams, output);
     let documents: Vec<_> = lines
         .iter()
         .map(|line| {
@@ -55,6 +64,7 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
         "registry_version": applied.version,
         "server": server,
         "views": documents,
+        "streams": streams.iter().map(stream_document).collect::<Vec<_>>(),
     }));
     Ok(())
 }
@@ -65,6 +75,7 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
         .iter()
         .map(|line| {
             let note = match (line.table_version, line.needs_materialization) {
+                _ if !line.is_materialized => "fed by its stream",
                 (None, _) => "never materialized",
                 (_, true) => "changed: run `asof materialize`",
                 _ if line.online_table_version != line.table_version => "online store is behind",
@@ -79,6 +90,37 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
     output.say(table(&["feature view", "table version", "materialized until", "online version", ""], &rows));
 }
 
+fn print_streams(streams: &[StreamStatus], output: Output) {
+    if streams.is_empty() {
+        return;
+    }
+    let row = |stream: &StreamStatus| {
+        let watermark = stream.watermark.map_or("-".to_owned(), |at| EventTimestamp::from_micros(at).to_string());
+        let counts = [stream.accepted, stream.dead_letters, stream.duplicates, stream.late, stream.ignored];
+        let lags = [stream.online_lag_records, stream.offline_lag_records];
+        let counts = counts.into_iter().chain(lags).map(|count| count.to_string());
+        [stream.source.clone(), watermark].into_iter().chain(counts).collect()
+    };
+    let rows: Vec<Vec<String>> = streams.iter().map(row).collect();
+    let header =
+        ["stream", "watermark", "accepted", "dead letters", "repeated", "late", "ignored", "lag online", "lag offline"];
+    output.say(format!("\n{}", table(&header, &rows)));
+}
+
+fn stream_document(stream: &StreamStatus) -> serde_json::Value {
+    json!({
+        "source": stream.source,
+        "watermark": stream.watermark.map(|at| EventTimestamp::from_micros(at).to_string()),
+        "accepted": stream.accepted,
+        "dead_letters": stream.dead_letters,
+        "duplicates": stream.duplicates,
+        "late": stream.late,
+        "ignored": stream.ignored,
+        "online_lag_records": stream.online_lag_records,
+        "offline_lag_records": stream.offline_lag_records,
+    })
+}
+
 type Positions = Box<dyn Fn(&str, Option<ViewId>) -> Option<u64>>;
 
 /// What is known of the online store.
@@ -87,25 +129,42 @@ struct Online {
     positions: Positions,
     /// The server that has the store, if one answers.
     server: Option<ServerAddress>,
+    streams: Vec<StreamStatus>,
 }
 
 /// Read from the store, or from the server that has it.
-async fn online(project: &Project) -> Result<Online, CliError> {
+async fn online(project: &Project, applied: &RegistryVersion) -> Result<Online, CliError> {
     if !project.has_online_store() {
-        return Ok(Online { positions: Box::new(|_, _| None), server: None });
+        return Ok(Online { positions: Box::new(|_, _| None), server: None, streams: Vec::new() });
     }
     match project.online_access().await? {
         OnlineAccess::Store(store) => Ok(Online {
+            streams: streamed_sources(&applied.definitions)
+                .map(|source| noted_status(source, store.as_ref()))
+                .collect::<Result<_, _>>()?,
             positions: Box::new(move |_, id| id.and_then(|id| store.position(id).ok().flatten())),
             server: None,
         }),
         OnlineAccess::Server(channel) => {
             let request = read_request(GetStatusRequest {});
             let status = FeatureStoreClient::new(channel).get_status(request).await?.into_inner();
+            let (views, streams) = (status.views, status.streams);
             let position = move |name: &str, _| {
-                status.views.iter().find(|view| view.name == name).and_then(|view| view.online_table_version)
+                views.iter().find(|view| view.name == name).and_then(|view| view.online_table_version)
             };
-            Ok(Online { positions: Box::new(position), server: project.server_address() })
+            Ok(Online { positions: Box::new(position), server: project.server_address(), streams })
         }
     }
+}
+
+/// What the store knows of a stream that nobody has open.
+fn noted_status(source: &SourceName, store: &dyn OnlineStore) -> Result<StreamStatus, CliError> {
+    let note = SourceNote::read(store, source)?;
+    Ok(StreamStatus {
+        source: source.as_str().to_owned(),
+        watermark: note.watermark,
+        accepted: note.accepted,
+        dead_letters: note.dead_letters,
+        ..StreamStatus::default()
+    })
 }

@@ -76,6 +76,10 @@ pub enum CompileError {
     AggregateInput { view: FeatureViewName, aggregate: String, part: Part, problem: String },
     #[error("feature view `{view}`: its `where` is {found}; write a condition, which is true or false")]
     Condition { view: FeatureViewName, found: String },
+    #[error(
+        "source `{name}`: its `event_id` `{column}` is {found}, and ids are compared exactly; use bool, int32, int64, string, bytes, timestamp or date"
+    )]
+    EventId { name: SourceName, column: String, found: ValueType },
     #[error("the plan cannot be built")]
     Plan(#[from] Box<DataFusionError>),
 }
@@ -102,6 +106,7 @@ impl CompileError {
                 let renamed = if first == column { second } else { first };
                 source(name, Part::Column(renamed.clone()))
             }
+            CompileError::EventId { name, column, .. } => source(name, Part::Column(column.clone())),
             CompileError::MissingColumn { owner, column, .. } => place(owner.clone(), Part::Column(column.clone())),
             CompileError::Type { owner, column, .. } => place(owner.clone(), Part::ColumnType(column.clone())),
             CompileError::StaticWithTimestamp { view: name } | CompileError::VolatileSql { view: name, .. } => {

@@ -27,6 +27,9 @@ impl Compiler {
     pub async fn row_files(&self, view: &FeatureView) -> Result<Option<TableFiles>, CompileError> {
         let ViewInput::Rows { source } = &view.input else { return Ok(None) };
         let Some(source) = self.definitions.source(source.as_str()) else { return Ok(None) };
+        if source.stream.is_some() {
+            return Ok(None);
+        }
         let Some(BatchLocation { format: FileFormat::Parquet, path }) = &source.batch else { return Ok(None) };
         let columns = self.columns_in_files(view, source);
         let schema = self.open(source).await?.schema();

@@ -4,25 +4,46 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
-use datafusion::prelude::{DataFrame, Expr, SessionContext, ident};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::ScalarValue;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::cast;
+use datafusion::prelude::{DataFrame, Expr, SessionContext, ident, lit};
 
-use super::adapt::adapt_expr;
+use super::adapt::{adapt_expr, declarable};
 use super::as_stored::AsStored;
+use super::view::instant;
 use super::{CompileError, TypeMismatch};
-use crate::definition::{Definitions, FileFormat, Owner, Source, ValueType, nearest};
+use crate::arrow_types::{arrow_field, arrow_type};
+use crate::definition::{
+    Definitions, Field as FieldDefinition, FileFormat, Owner, Source, SourceName, ValueType, nearest,
+};
 
 /// Compiles one set of definitions; sources are opened when first needed.
 pub struct Compiler {
     pub(super) definitions: Arc<Definitions>,
     pub(super) context: SessionContext,
     pub(super) project: PathBuf,
+    /// Archived events, by source.
+    events: HashMap<SourceName, Arc<dyn TableProvider>>,
+    events_only: bool,
 }
 
 impl Compiler {
     /// `project` is the folder that relative paths start from.
     pub fn new(definitions: Arc<Definitions>, project: impl Into<PathBuf>, context: SessionContext) -> Self {
-        Compiler { definitions, context, project: project.into() }
+        Compiler { definitions, context, project: project.into(), events: HashMap::new(), events_only: false }
+    }
+
+    /// Adds the events of streams to the rows of their sources; of sources not named, what lies in files is all.
+    pub fn with_events(self, events: HashMap<SourceName, Arc<dyn TableProvider>>) -> Self {
+        Compiler { events, ..self }
+    }
+
+    /// Takes the events of streams for all rows of their sources.
+    pub fn events_only(self) -> Self {
+        Compiler { events_only: true, ..self }
     }
 
     /// The rows of a source: every column under its name here, its instants in microseconds UTC.
@@ -30,6 +51,100 @@ impl Compiler {
     /// # Errors
     /// [`CompileError::Unreadable`], or a column that the source names and the files do not have.
     pub async fn source(&self, source: &Source) -> Result<DataFrame, CompileError> {
+        let (located, events) = (self.located_rows(source).await?, self.event_rows(source)?);
+        match (located, events) {
+            (Some(located), Some(events)) => {
+                let columns = source.stream.iter().flat_map(|stream| &stream.columns);
+                let columns = columns.map(|column| ident(column.name.as_str())).collect::<Vec<_>>();
+                Ok(located.select(columns)?.union(events)?)
+            }
+            (Some(rows), None) | (None, Some(rows)) => Ok(rows),
+            (None, None) => Err(CompileError::NoBatchLocation { name: source.name.clone() }),
+        }
+    }
+
+    /// The columns of the events of a source's stream: those of its location, else those that it declares.
+    ///
+    /// # Errors
+    /// As of [`Self::source`]; an event id that is missing, or of a type that tells no event from another.
+    pub async fn stream_columns(&self, source: &Source) -> Result<Vec<FieldDefinition>, CompileError> {
+        let columns: Vec<FieldDefinition> = match &source.batch {
+            None => {
+                let is_time = |name: &str| {
+                    [&source.event_timestamp, &source.created_timestamp]
+                        .iter()
+                        .any(|time| time.as_deref() == Some(name))
+                };
+                let typed = |field: &FieldDefinition| match is_time(&field.name) {
+                    true => FieldDefinition { value_type: ValueType::Timestamp, ..field.clone() },
+                    false => field.clone(),
+                };
+                source.schema.iter().map(typed).collect()
+            }
+            Some(_) => {
+                let rows = self.located(source).await?;
+                let field = |field: &Arc<Field>| {
+                    let value_type = declarable(field.data_type())?;
+                    Some(FieldDefinition { name: field.name().clone(), value_type, description: None })
+                };
+                rows.schema().fields().iter().filter_map(field).collect()
+            }
+        };
+        if let Some(id) = &source.event_id {
+            let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+            require_column(id, &names, &Owner::Source(source.name.clone()), "its data")?;
+            if let Some(column) = columns.iter().find(|column| column.name == *id && !column.value_type.is_join_key()) {
+                let (name, found) = (source.name.clone(), column.value_type.clone());
+                return Err(CompileError::EventId { name, column: id.clone(), found });
+            }
+        }
+        Ok(columns)
+    }
+
+    /// The rows of the source's location that count; None: it has none, or none is wanted.
+    async fn located_rows(&self, source: &Source) -> Result<Option<DataFrame>, CompileError> {
+        if source.batch.is_none() || (self.events_only && source.stream.is_some()) {
+            return Ok(None);
+        }
+        let rows = self.located(source).await?;
+        match (source.stream_from, &source.event_timestamp) {
+            (Some(from), Some(time)) => {
+                let time = || ident(time.as_str());
+                Ok(Some(rows.filter(time().lt(lit(instant(from.micros()))).or(time().is_null()))?))
+            }
+            _ => Ok(Some(rows)),
+        }
+    }
+
+    /// The events of the source's stream that count, in the declared types; None: it has none, or they are not wanted.
+    fn event_rows(&self, source: &Source) -> Result<Option<DataFrame>, CompileError> {
+        let Some(stream) = &source.stream else { return Ok(None) };
+        let provider = match self.events.get(&source.name) {
+            Some(provider) => Arc::clone(provider),
+            None if source.batch.is_some() && !self.events_only => return Ok(None),
+            None => Arc::new(EmptyTable::new(Arc::new(Schema::new(
+                stream.columns.iter().map(arrow_field).collect::<Vec<_>>(),
+            )))),
+        };
+        let rows = self.context.read_table(provider)?;
+        let schema = Arc::clone(rows.schema().inner());
+        let column = |column: &FieldDefinition| {
+            let wanted = arrow_type(&column.value_type);
+            match schema.field_with_name(&column.name) {
+                Ok(field) if *field.data_type() == wanted => ident(column.name.as_str()),
+                Ok(_) => cast(ident(column.name.as_str()), wanted).alias(column.name.as_str()),
+                // The column is newer than the events.
+                Err(_) => cast(lit(ScalarValue::Null), wanted).alias(column.name.as_str()),
+            }
+        };
+        let rows = rows.select(stream.columns.iter().map(column).collect::<Vec<_>>())?;
+        match (source.stream_from, &source.event_timestamp) {
+            (Some(from), Some(time)) => Ok(Some(rows.filter(ident(time.as_str()).gt_eq(lit(instant(from.micros()))))?)),
+            _ => Ok(Some(rows)),
+        }
+    }
+
+    async fn located(&self, source: &Source) -> Result<DataFrame, CompileError> {
         let provider = self.open(source).await?;
         let frame = self.context.read_table(provider)?;
         let file_schema = Arc::clone(frame.schema().inner());

@@ -213,7 +213,7 @@ fn changing_function_of_plan(plan: &LogicalPlan) -> Option<String> {
     function
 }
 
-fn instant(micros: i64) -> ScalarValue {
+pub(super) fn instant(micros: i64) -> ScalarValue {
     ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into()))
 }
 

@@ -13,6 +13,7 @@ mod names;
 mod parse;
 mod positions;
 mod raw;
+mod stream;
 mod validate;
 mod value_type;
 
@@ -23,6 +24,7 @@ pub use model::*;
 pub use names::{EntityName, FeatureServiceName, FeatureViewName, SourceName, is_valid_name, nearest};
 pub use parse::{DefinitionErrors, DefinitionFile, json_schema, parse_definitions, parse_located};
 pub use positions::{Owner, Part, Positions};
+pub use stream::{DEDUPLICATE_FOR_DEFAULT, EventFormat, KafkaTopic, Stream, StreamInput};
 pub use value_type::{ParseTypeError, ValueType};
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::aggregation::Aggregation;
 use super::names::{EntityName, FeatureServiceName, FeatureViewName, SourceName};
+use super::stream::Stream;
 use super::value_type::ValueType;
-use crate::time::duration_text;
+use crate::time::{EventTimestamp, duration_text, instant_text};
 
 /// Every definition of a project, in the order of the files; names are unique per kind and every reference resolves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -69,6 +70,18 @@ pub struct Source {
     /// Columns, under their names after `rename`; required without a `batch` location.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schema: Vec<Field>,
+    /// Events that come in as they happen; they count beside the rows of the batch location.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Stream>,
+    /// Rows of the batch location count before this instant, events of the stream from it on; None: both in full.
+    #[serde(default, with = "instant_text", skip_serializing_if = "Option::is_none")]
+    pub stream_from: Option<EventTimestamp>,
+    /// Column that tells an event from all others: what is sent again under the same id is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<String>,
+    /// How long after an event came in another one of its id is dropped; None: the default of one day.
+    #[serde(default, with = "duration_text", skip_serializing_if = "Option::is_none")]
+    pub deduplicate_for: Option<Duration>,
     #[serde(flatten)]
     pub documentation: Documentation,
 }
@@ -309,6 +322,31 @@ impl Definitions {
     pub fn join_keys(&self, view: &FeatureView) -> Vec<Field> {
         let entities = view.entities.iter().filter_map(|name| self.entity(name.as_str()));
         entities.flat_map(|entity| entity.join_keys.iter().cloned()).collect()
+    }
+
+    /// The source whose events feed the view as they come in; None: the view is computed by jobs alone.
+    pub fn streamed_source(&self, view: &FeatureView) -> Option<&Source> {
+        match &view.input {
+            ViewInput::Sql { .. } => None,
+            ViewInput::Rows { source } | ViewInput::Aggregations { source, .. } => {
+                self.source(source.as_str()).filter(|source| source.stream.is_some())
+            }
+        }
+    }
+
+    /// The views that events of the source feed as they come in.
+    pub fn views_fed_by<'a>(&'a self, source: &'a SourceName) -> impl Iterator<Item = &'a FeatureView> {
+        let is_fed = |view: &&FeatureView| self.streamed_source(view).is_some_and(|fed| fed.name == *source);
+        self.feature_views.iter().filter(is_fed)
+    }
+
+    /// Whether jobs have rows to compute for the view: they lie in files, or its query reads what streams archived.
+    pub fn is_materialized(&self, view: &FeatureView) -> bool {
+        let mut sources = view.input.sources().iter().filter_map(|name| self.source(name.as_str()));
+        match &view.input {
+            ViewInput::Sql { .. } => sources.all(|source| source.batch.is_some() || source.stream.is_some()),
+            _ => sources.all(|source| source.batch.is_some()),
+        }
     }
 
     /// Whether every source of the view is static, so that its rows hold at every time.

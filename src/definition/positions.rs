@@ -103,7 +103,7 @@ impl Positions {
             if let Some(batch) = &source.batch {
                 self.add(&owner, Part::Input, batch.path.span);
             }
-            for time in source.event_timestamp.iter().chain(&source.created_timestamp) {
+            for time in source.event_timestamp.iter().chain(&source.created_timestamp).chain(&source.event_id) {
                 self.add(&owner, Part::Column(time.value.clone()), time.span);
             }
             if let Some(schema) = &source.schema {

@@ -8,11 +8,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::aggregation::{AggregateFunction, Aggregation, Percentiles};
 use super::model::{Documentation, FileFormat};
+use super::stream::EventFormat;
 use super::value_type::ValueType;
 use crate::diagnostics::{Located, Reporter, Span};
 use crate::yaml::{Decode, Entries, Fields, Kind, Node, record};
 
-pub use values::{RawDuration, RawWindow};
+pub use values::{RawDuration, RawInstant, RawStreamType, RawWindow};
 
 /// A text with its place.
 pub type Text = Located<String>;
@@ -20,7 +21,6 @@ pub type Text = Located<String>;
 /// Keys of later versions: refused with a message that says so.
 mod later {
     pub const FILE: &[&str] = &["models", "prediction_routes", "monitors"];
-    pub const SOURCE: &[&str] = &["stream", "stream_from", "event_id", "deduplicate_for"];
     pub const NONE: &[&str] = &[];
 }
 
@@ -192,7 +192,7 @@ record! {
 
 definition! {
     /// Rows that features are read from.
-    pub struct RawSource as "source", later later::SOURCE => {
+    pub struct RawSource as "source", later later::NONE => {
         /// Where the rows are.
         pub batch: Option<RawBatchLocation>,
         /// Column that says when a row became true, under its name after `rename`; without it the source is static.
@@ -203,6 +203,36 @@ definition! {
         pub rename: Option<Entries<Text>>,
         /// Columns under their names after `rename`; required without `batch`.
         pub schema: Option<Located<Vec<RawField>>>,
+        /// Where events come from as they happen.
+        pub stream: Option<Located<RawStream>>,
+        /// Rows of `batch` count before this time, events of `stream` from it on; without it both count in full.
+        pub stream_from: Option<Located<RawInstant>>,
+        /// Column that tells an event of the stream from all others: what is sent again is dropped.
+        pub event_id: Option<Text>,
+        /// How long after an event came in another one of its id is dropped; 1d if not given.
+        pub deduplicate_for: Option<Located<RawDuration>>,
+    }
+}
+
+record! {
+    /// Events that are pushed, or read from a topic.
+    pub struct RawStream as "stream", later later::NONE => {
+        /// `push` or `kafka`.
+        pub r#type: Located<RawStreamType>,
+        /// Of kafka: `host:port`, separated by commas.
+        pub brokers: Option<Text>,
+        /// Of kafka: the topic that is read.
+        pub topic: Option<Text>,
+        /// Of kafka: how the values of messages are written.
+        pub format: Option<Located<EventFormat>>,
+        /// Of kafka: the consumer group that shares out the partitions; without it all are read here.
+        pub group: Option<Text>,
+        /// Of kafka with `format: avro`: file with the schema that values are written by, relative to the project.
+        pub schema_file: Option<Text>,
+        /// Of kafka: settings of librdkafka, such as those of TLS and SASL.
+        pub settings: Option<Entries<Text>>,
+        /// Events further than this before the latest one so far are refused; without it none is too late.
+        pub allowed_lateness: Option<Located<RawDuration>>,
     }
 }
 

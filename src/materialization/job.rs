@@ -10,9 +10,11 @@ use serde::Serialize;
 use super::MaterializationError;
 use super::rows::{Progress, complete_rows, each_once};
 use crate::compile::{Compiler, table_schema, view_join_keys};
-use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureView, FeatureViewName, LOOKBACK_DEFAULT};
+use crate::definition::{
+    CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureView, FeatureViewName, LOOKBACK_DEFAULT, SourceName, ViewInput,
+};
 use crate::engine::Engine;
-use crate::offline_store::{OfflineStore, Replacement, TableState};
+use crate::offline_store::{EventTable, OfflineStore, OfflineStoreError, Replacement, TableState, event_providers};
 use crate::registry::{RegistryVersion, ViewState};
 use crate::time::{EventTimestamp, TimeRange};
 
@@ -150,6 +152,15 @@ impl Job {
         }))
     }
 
+    /// The event tables that a query reads; what streams bring to other views is beside their tables.
+    async fn archived_events(&self, view: &FeatureView) -> Result<Vec<EventTable>, OfflineStoreError> {
+        let ViewInput::Sql { sources, .. } = &view.input else { return Ok(Vec::new()) };
+        let definitions = &self.registry.definitions;
+        let has_stream =
+            |name: &&SourceName| definitions.source(name.as_str()).is_some_and(|source| source.stream.is_some());
+        self.offline_store.event_tables(sources.iter().filter(has_stream)).await
+    }
+
     /// The view's complete rows in the table's order.
     async fn sorted_rows(
         &self,
@@ -159,7 +170,10 @@ impl Job {
     ) -> Result<(datafusion::execution::SendableRecordBatchStream, bool), MaterializationError> {
         let definitions = Arc::new(self.registry.definitions.clone());
         let context = self.engine.session();
+        let events = self.archived_events(view).await?;
+        let events = event_providers(&events, &context).await?;
         let compiler = Compiler::new(Arc::clone(&definitions), self.project.clone(), context.clone());
+        let compiler = compiler.with_events(events);
         let compiled = compiler
             .view(view, range)
             .await

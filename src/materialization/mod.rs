@@ -27,7 +27,7 @@ use crate::online_store::OnlineStoreError;
 
 pub use job::{Bounds, Job, MaterializedView};
 pub use rows::Progress;
-pub use sync::{SyncedView, remove_unknown_views, sync_view};
+pub use sync::{SyncedView, forget_position, remove_unknown_views, sync_view};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

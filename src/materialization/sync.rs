@@ -48,13 +48,27 @@ pub fn remove_unknown_views(
     store: &dyn OnlineStore,
     registry: &RegistryVersion,
 ) -> Result<Vec<ViewId>, OnlineStoreError> {
-    let is_known = |id: ViewId| registry.views.values().any(|state| state.id == id.0);
+    let is_known = |id: ViewId| registry.views.values().any(|state| state.id == id.base().0);
     let unknown: Vec<ViewId> =
-        store.views()?.into_iter().filter(|id| id.0 < registry.next_view_id && !is_known(*id)).collect();
+        store.views()?.into_iter().filter(|id| id.base().0 < registry.next_view_id && !is_known(*id)).collect();
     for id in &unknown {
         store.delete_view(*id)?;
     }
     Ok(unknown)
+}
+
+/// Makes the next [`sync_view`] compare every online value of a view with its table.
+pub fn forget_position(
+    registry: &RegistryVersion,
+    view: &FeatureView,
+    store: &dyn OnlineStore,
+) -> Result<(), OnlineStoreError> {
+    let Some(state) = registry.views.get(&view.name) else { return Ok(()) };
+    let id = ViewId(state.id);
+    if store.position(id)?.is_some() {
+        store.bulk_writer(id)?.finish(UNKNOWN_POSITION)?;
+    }
+    Ok(())
 }
 
 /// Brings the online values of `view` to the newest version of its table; does nothing where they are there.

@@ -1,7 +1,8 @@
-//! Delta tables, one per feature view: every value with its time.
+//! Delta tables: one per feature view, every value with its time; and of streams the events, and those refused.
 //!
 //! ```text
 //! sorted rows ──► replace::replace_range ──► views/NAME, tiles/NAME (Delta) ──► table::ViewTable ──► scan at a version
+//! events ───────► events::append ─────────► sources/NAME, dead_letters/NAME ──► events::EventTable
 //! ```
 //!
 //! A table's rows are what one run after another computed for ranges of event time. A run replaces its range in
@@ -9,6 +10,7 @@
 //! What the rows stand for travels in the same commit, as Delta application transactions ([`TableState`]).
 //! Knows nothing of sources, of feature definitions beyond names, or of the online store.
 
+mod events;
 mod optimize;
 mod replace;
 mod table;
@@ -19,9 +21,10 @@ use std::collections::HashMap;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
 
-use crate::definition::FeatureViewName;
+use crate::definition::{FeatureViewName, SourceName};
 use crate::error::ErrorKind;
 
+pub use events::{Appended, EventKind, EventTable, Reach, event_providers};
 pub use optimize::Optimized;
 pub use replace::{PAGE_ROWS_MAX, Replaced, Replacement};
 pub use table::{Changed, CommittedRange, DerivedFrom, TableState, ViewTable};
@@ -46,6 +49,8 @@ pub enum OfflineStoreError {
     Location { location: String, source: Box<DeltaTableError> },
     #[error("table of feature view `{view}` cannot be {action}")]
     Table { view: FeatureViewName, action: &'static str, source: Box<DeltaTableError> },
+    #[error("{kind} of source `{name}` cannot be {action}")]
+    Events { kind: EventKind, name: SourceName, action: &'static str, source: Box<DeltaTableError> },
     #[error("table of feature view `{view}` has been written by another run meanwhile")]
     Conflict { view: FeatureViewName },
     #[error("rows for the table of feature view `{view}` cannot be computed")]
@@ -57,7 +62,8 @@ impl OfflineStoreError {
         match self {
             OfflineStoreError::Location { .. } => ErrorKind::Invalid,
             OfflineStoreError::Conflict { .. } => ErrorKind::Conflict,
-            OfflineStoreError::Table { source, .. } => match source.as_ref() {
+            OfflineStoreError::Table { source, .. } | OfflineStoreError::Events { source, .. } => match source.as_ref()
+            {
                 DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => ErrorKind::Unavailable,
                 _ => ErrorKind::Corrupt,
             },

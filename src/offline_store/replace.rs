@@ -136,7 +136,7 @@ impl OfflineStore {
     }
 }
 
-fn delta_schema(schema: &SchemaRef) -> Result<StructType, DeltaTableError> {
+pub(super) fn delta_schema(schema: &SchemaRef) -> Result<StructType, DeltaTableError> {
     schema.as_ref().try_into_kernel().map_err(DeltaTableError::from)
 }
 
@@ -201,7 +201,7 @@ pub(super) async fn write_rows(
 }
 
 /// A writer of new files, laid out for rows like those of `sample`.
-fn new_writer(
+pub(super) fn new_writer(
     table: &DeltaTable,
     schema: &SchemaRef,
     sample: &RecordBatch,

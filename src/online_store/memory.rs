@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::error::OnlineStoreError;
+use super::error::{DecodeError, OnlineStoreError};
 use super::key::{EncodedKeys, KeyOrder, ViewId, seek_key, split_version_key, view_of, view_range};
+use super::stream::merge_rows;
 use super::value::SchemaVersion;
 use super::{
-    BulkSummary, BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, Stretch, VersionRef, bare_fields,
-    schema_version,
+    BulkSummary, BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch, VersionRef,
+    bare_fields, schema_version,
 };
 use crate::definition::Field;
 use crate::time::EventTimestamp;
@@ -26,6 +27,9 @@ struct State {
     schemas: BTreeMap<ViewId, Schemas>,
     positions: BTreeMap<ViewId, u64>,
     origins: BTreeMap<ViewId, String>,
+    sides: BTreeMap<ViewId, ViewId>,
+    event_ids: BTreeMap<Vec<u8>, i64>,
+    notes: BTreeMap<String, Vec<u8>>,
 }
 
 impl MemoryOnlineStore {
@@ -139,8 +143,59 @@ impl OnlineStore for MemoryOnlineStore {
         Ok(entries.take(entries_max).map(|(key, value)| (key.as_slice().into(), value.as_slice().into())).collect())
     }
 
+    fn stream_side(&self, view: ViewId) -> Option<ViewId> {
+        self.state().sides.get(&view).copied()
+    }
+
+    fn write_stream(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
+        let mut state = self.state_mut();
+        for (key, value) in &changes.merges {
+            let stored = state.timeline.get(key).map(Vec::as_slice);
+            let merged = merge_rows(stored.into_iter().chain([value.as_slice()])).ok_or(DecodeError::Tile)?;
+            state.timeline.insert(key.clone(), merged);
+        }
+        state.timeline.extend(changes.puts.iter().cloned());
+        state.event_ids.extend(changes.event_ids.iter().cloned());
+        state.event_ids.retain(|id, _| !changes.forgotten_ids.contains(id));
+        state.notes.extend(changes.notes.iter().cloned());
+        state.sides.extend(changes.sides.iter().copied());
+        Ok(())
+    }
+
+    fn persist(&self) -> Result<(), OnlineStoreError> {
+        Ok(())
+    }
+
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, OnlineStoreError> {
+        let state = self.state();
+        Ok(keys.iter().map(|key| state.timeline.get(key).cloned()).collect())
+    }
+
+    fn event_ids(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<i64>>, OnlineStoreError> {
+        let state = self.state();
+        Ok(keys.iter().map(|key| state.event_ids.get(key).copied()).collect())
+    }
+
+    fn scan_event_ids(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        ids_max: usize,
+    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError> {
+        let state = self.state();
+        let start = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let ids = state.event_ids.range::<[u8], _>((start, Bound::Unbounded));
+        let ids = ids.take_while(|(key, _)| key.starts_with(prefix)).take(ids_max);
+        Ok(ids.map(|(key, received_at)| (key.as_slice().into(), *received_at)).collect())
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError> {
+        Ok(self.state().notes.get(name).cloned())
+    }
+
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {
         let mut state = self.state_mut();
+        state.sides.remove(&view);
         state.timeline.retain(|key, _| view_of(key) != Some(view));
         state.schemas.remove(&view);
         state.positions.remove(&view);
@@ -151,7 +206,8 @@ impl OnlineStore for MemoryOnlineStore {
     fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError> {
         let state = self.state();
         let with_values = state.timeline.keys().filter_map(|key| view_of(key));
-        let described = state.schemas.keys().chain(state.positions.keys()).chain(state.origins.keys());
+        let described =
+            state.schemas.keys().chain(state.positions.keys()).chain(state.origins.keys()).chain(state.sides.keys());
         let mut views: Vec<ViewId> = with_values.chain(described.copied()).collect();
         views.sort_unstable();
         views.dedup();

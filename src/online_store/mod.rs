@@ -16,6 +16,7 @@ mod error;
 mod key;
 mod memory;
 mod rocksdb;
+mod stream;
 mod tiles;
 mod value;
 
@@ -27,6 +28,7 @@ pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
 pub use error::{DecodeError, EncodeError, OnlineStoreError};
 pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek_key, split_version_key, version_key};
 pub use memory::MemoryOnlineStore;
+pub use stream::{StreamChanges, Together, decode_rows, encode_rows};
 pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, segments, tile_start};
 pub use value::{RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
 
@@ -141,6 +143,33 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
         after: Option<&[u8]>,
         entries_max: usize,
     ) -> Result<Vec<Entry>, OnlineStoreError>;
+
+    /// The number under which what streams wrote of the view is read; None: no stream has fed it.
+    fn stream_side(&self, view: ViewId) -> Option<ViewId>;
+
+    /// Makes all changes in one step, so that a reader and a crash see all of them or none; later ones survive no
+    /// crash that earlier ones did not. Only one caller at a time may write the tiles of a side.
+    fn write_stream(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError>;
+
+    /// Returns once everything written so far survives a crash of the machine.
+    fn persist(&self) -> Result<(), OnlineStoreError>;
+
+    /// The values under whole keys, such as those of tiles.
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, OnlineStoreError>;
+
+    /// When the events of these ids came in, in microseconds; None: no such id is remembered.
+    fn event_ids(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<i64>>, OnlineStoreError>;
+
+    /// The first `ids_max` remembered ids after `after` that begin with `prefix`, and when their events came in.
+    fn scan_event_ids(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        ids_max: usize,
+    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError>;
+
+    /// What was last noted under a name.
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError>;
 
     /// Deletes the view's values, schemas, position, origin and retention, and nothing else. Cheap for huge views.
     ///

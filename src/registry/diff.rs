@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::definition::{
     BatchLocation, Definitions, Documentation, Entity, EntityName, FeatureService, FeatureView, Field, FileFormat,
-    OnDemandFeatureView, Source, SourceName, ValueType, ViewInput,
+    OnDemandFeatureView, Source, SourceName, Stream, ValueType, ViewInput,
 };
 use crate::time::format_duration;
 
@@ -31,6 +31,7 @@ pub(super) fn entity_details(old: &Entity, new: &Entity) -> Vec<String> {
 
 pub(super) fn source_details(old: &Source, new: &Source) -> Vec<String> {
     let mut details = source_data_details(old, new);
+    details.extend(stream_details(old, new));
     details.extend(field_descriptions(&old.schema, &new.schema));
     details.extend(documentation_details(&old.documentation, &new.documentation));
     details
@@ -55,6 +56,34 @@ fn source_data_details(old: &Source, new: &Source) -> Vec<String> {
         details.extend(difference(&format!("rename of `{column}`"), &name(old), &name(new)));
     }
     details.extend(typed_field_details("column", &old.schema, &new.schema));
+    details.extend(stream_data_details(old, new));
+    details
+}
+
+/// The differences of two sources that change which events of their streams count.
+fn stream_data_details(old: &Source, new: &Source) -> Vec<String> {
+    let has_stream = |source: &Source| if source.stream.is_some() { "there" } else { "none" };
+    let from = |source: &Source| source.stream_from.map_or("none".to_owned(), |instant| instant.to_string());
+    let mut details = Vec::new();
+    details.extend(difference("stream", has_stream(old), has_stream(new)));
+    details.extend(difference("stream_from", &from(old), &from(new)));
+    details
+}
+
+/// The differences of two sources that concern events to come.
+fn stream_details(old: &Source, new: &Source) -> Vec<String> {
+    let mut details = Vec::new();
+    if let (Some(old), Some(new)) = (&old.stream, &new.stream) {
+        let lateness = |stream: &Stream| stream.allowed_lateness.map_or("no limit".to_owned(), format_duration);
+        details.extend((old.input != new.input).then(|| "stream reads from elsewhere".to_owned()));
+        details.extend(difference("allowed_lateness", &lateness(old), &lateness(new)));
+        details.extend(typed_field_details("column of the stream", &old.columns, &new.columns));
+    }
+    details.extend(difference("event_id", or_none(old.event_id.as_deref()), or_none(new.event_id.as_deref())));
+    let remembered = |source: &Source| source.remembers_ids_for().map_or("none".to_owned(), format_duration);
+    if old.event_id.is_some() && new.event_id.is_some() {
+        details.extend(difference("deduplicate_for", &remembered(old), &remembered(new)));
+    }
     details
 }
 

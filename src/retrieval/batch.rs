@@ -20,9 +20,11 @@ use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use super::spine::Spine;
 use crate::arrow_types::arrow_type;
 use crate::compile::{CompiledView, Compiler};
-use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName, Field, ValueType};
+use crate::definition::{
+    CREATED_TIMESTAMP, Definitions, EVENT_TIMESTAMP, FeatureViewName, Field, SourceName, ValueType,
+};
 use crate::engine::Engine;
-use crate::offline_store::{Changed, OfflineStore, ViewTable};
+use crate::offline_store::{Changed, EventKind, EventTable, OfflineStore, ViewTable, event_providers};
 use crate::point_in_time_join::{JoinSpec, JoinedView, JoinedViewSpec, PointInTimeJoinNode, RowStatus, TableFiles};
 use crate::time::{EventTimestamp, TimeRange};
 
@@ -93,6 +95,8 @@ pub struct TableVersion {
 /// Where one view's rows are read from.
 enum ViewRows {
     Table(Arc<OpenTable>),
+    /// What its stream brought is all there is.
+    Events,
     Source,
 }
 
@@ -166,6 +170,10 @@ pub(super) struct Reader<'a> {
     pub resolved: &'a ResolvedRequest,
     pub context: SessionContext,
     compiler: Compiler,
+    /// Of views that streams feed: their rows out of archived events.
+    event_compiler: Compiler,
+    /// The tables of archived events that are read.
+    events: Vec<EventTable>,
     /// One a view of `resolved`.
     rows: Vec<ViewRows>,
 }
@@ -177,8 +185,9 @@ async fn open_tables(
     request: &BatchRequest,
     resolved: &ResolvedRequest,
 ) -> Result<HashMap<FeatureViewName, Arc<OpenTable>>, RetrievalError> {
+    let materialized = resolved.views.iter().filter(|view| view.is_materialized);
     let names: BTreeSet<(FeatureViewName, bool)> =
-        resolved.views.iter().map(|view| (view.view.name.clone(), view.view.is_aggregation())).collect();
+        materialized.map(|view| (view.view.name.clone(), view.view.is_aggregation())).collect();
     type Opened = (FeatureViewName, Arc<OpenTable>);
     let mut opening: Vec<BoxFuture<'_, Result<Opened, RetrievalError>>> = Vec::new();
     for (name, is_aggregation) in names {
@@ -230,6 +239,52 @@ async fn tiles_of(
     Ok(is_of_rows.then_some(tiles))
 }
 
+/// The archived events that a request's views are made of, at the versions that it names.
+async fn open_events(
+    retrieval: &BatchRetrieval,
+    definitions: &Definitions,
+    request: &BatchRequest,
+    resolved: &ResolvedRequest,
+) -> Result<Vec<EventTable>, RetrievalError> {
+    let read = |view: &ResolvedView| match request.from_source {
+        true => view.view.input.sources().to_vec(),
+        false => view.streamed.iter().cloned().collect(),
+    };
+    let names: BTreeSet<SourceName> = resolved.views.iter().flat_map(read).collect();
+    let has_stream =
+        |name: &&SourceName| definitions.source(name.as_str()).is_some_and(|source| source.stream.is_some());
+    let mut tables = Vec::new();
+    for name in names.iter().filter(has_stream) {
+        let asked = request.table_versions.iter().find(|asked| asked.view == event_table_name(name));
+        let store = &retrieval.offline_store;
+        tables.extend(match asked {
+            Some(TableVersion { version, .. }) => {
+                let table = store.event_table_at(EventKind::Accepted, name, *version).await?;
+                let gone = || RetrievalError::NoEventVersion { name: name.clone(), version: *version };
+                Some(table.ok_or_else(gone)?)
+            }
+            None => store.event_table(EventKind::Accepted, name).await?,
+        });
+    }
+    Ok(tables)
+}
+
+/// How an event table is called among the tables of views.
+fn event_table_name(source: &SourceName) -> FeatureViewName {
+    FeatureViewName::from(format!("sources/{source}").as_str())
+}
+
+/// The columns of a view's rows that a request reads: of a view that a stream feeds all, which tell apart what has the
+/// same key and times.
+fn view_columns(view: &ResolvedView) -> Vec<Field> {
+    let time = |name: &str| Field { name: name.to_owned(), value_type: ValueType::Timestamp, description: None };
+    let mut columns: Vec<Field> = view.join_keys.iter().map(|(key, _)| key.clone()).collect();
+    columns.extend([time(EVENT_TIMESTAMP), time(CREATED_TIMESTAMP)]);
+    let all = view.view.is_aggregation() || view.streamed.is_some();
+    columns.extend(if all { view.view.stored_fields() } else { view.features.clone() });
+    columns
+}
+
 impl<'a> Reader<'a> {
     async fn open(
         retrieval: &BatchRetrieval,
@@ -239,7 +294,12 @@ impl<'a> Reader<'a> {
     ) -> Result<Reader<'a>, RetrievalError> {
         let context = retrieval.engine.session();
         let definitions = Arc::new(catalog.definitions().clone());
-        let compiler = Compiler::new(definitions, retrieval.project.clone(), context.clone());
+        let events = open_events(retrieval, &definitions, request, resolved).await?;
+        let providers = event_providers(&events, &context).await?;
+        let compiler = || {
+            Compiler::new(Arc::clone(&definitions), retrieval.project.clone(), context.clone())
+                .with_events(providers.clone())
+        };
         let tables = if request.from_source {
             HashMap::new()
         } else {
@@ -247,39 +307,65 @@ impl<'a> Reader<'a> {
         };
         let rows_of = |view: &ResolvedView| match tables.get(&view.view.name) {
             Some(table) => ViewRows::Table(Arc::clone(table)),
-            None => ViewRows::Source,
+            None if request.from_source => ViewRows::Source,
+            None => ViewRows::Events,
         };
         let rows = resolved.views.iter().map(rows_of).collect();
-        let unused = |asked: &&TableVersion| resolved.views.iter().all(|known| known.view.name != asked.view);
+        let unused = |asked: &&TableVersion| {
+            let is_view = resolved.views.iter().any(|known| known.view.name == asked.view);
+            !is_view && events.iter().all(|table| event_table_name(table.source()) != asked.view)
+        };
         if let Some(TableVersion { view, .. }) = request.table_versions.iter().find(unused) {
             let names = resolved.views.iter().map(|known| known.view.name.as_str());
             return Err(RetrievalError::unknown("feature view of this request", view.as_str(), names));
         }
-        Ok(Reader { request, resolved, context, compiler, rows })
+        let event_compiler = compiler().events_only();
+        Ok(Reader { request, resolved, compiler: compiler(), event_compiler, context, events, rows })
     }
 
     /// All rows of one view: join keys, event and created timestamp, and features (of a table, the asked ones).
     pub(super) async fn view_frame(&self, position: usize) -> Result<CompiledView, RetrievalError> {
         let resolved = &self.resolved.views[position];
-        match &self.rows[position] {
-            ViewRows::Source => Ok(self.compiler.view(&resolved.view, TimeRange::UNBOUNDED).await?),
-            ViewRows::Table(table) => {
-                let table = &table.rows;
-                let stored = table.schema()?;
-                let frame = self.context.read_table(table.provider(&self.context).await?)?;
-                let column = |field: &Field| match stored.field_with_name(&field.name) {
-                    Ok(_) => ident(field.name.as_str()),
-                    // Added to the view since it was materialized.
-                    Err(_) => null_column(&field.value_type).alias(&field.name),
-                };
-                let keys = resolved.join_keys.iter().map(|(key, _)| ident(key.name.as_str()));
-                let times = [ident(EVENT_TIMESTAMP), ident(CREATED_TIMESTAMP)];
-                let stored_fields = resolved.view.stored_fields();
-                let fields = if resolved.view.is_aggregation() { &stored_fields } else { &resolved.features };
-                let frame = frame.select(keys.chain(times).chain(fields.iter().map(column)).collect::<Vec<_>>())?;
-                Ok(CompiledView { frame, has_created_timestamp: table.state().has_created_timestamp })
+        let materialized = match &self.rows[position] {
+            ViewRows::Source => return Ok(self.compiler.view(&resolved.view, TimeRange::UNBOUNDED).await?),
+            ViewRows::Events => None,
+            ViewRows::Table(table) => Some(self.table_rows(resolved, &table.rows).await?),
+        };
+        let Some(streamed) = self.streamed_rows(resolved).await? else {
+            return materialized.ok_or_else(|| RetrievalError::NotMaterialized { view: resolved.view.name.clone() });
+        };
+        let Some(materialized) = materialized else { return Ok(streamed) };
+        Ok(CompiledView {
+            frame: materialized.frame.union(streamed.frame)?,
+            has_created_timestamp: materialized.has_created_timestamp || streamed.has_created_timestamp,
+        })
+    }
+
+    /// The rows of a view's table.
+    async fn table_rows(&self, resolved: &ResolvedView, table: &ViewTable) -> Result<CompiledView, RetrievalError> {
+        let stored = table.schema()?;
+        let frame = self.context.read_table(table.provider(&self.context).await?)?;
+        let column = |field: &Field| match stored.field_with_name(&field.name) {
+            Ok(stored) if resolved.streamed.is_some() && *stored.data_type() != arrow_type(&field.value_type) => {
+                datafusion::logical_expr::cast(ident(field.name.as_str()), arrow_type(&field.value_type))
+                    .alias(&field.name)
             }
+            Ok(_) => ident(field.name.as_str()),
+            // Added to the view since it was materialized.
+            Err(_) => null_column(&field.value_type).alias(&field.name),
+        };
+        let frame = frame.select(view_columns(resolved).iter().map(column).collect::<Vec<_>>())?;
+        Ok(CompiledView { frame, has_created_timestamp: table.state().has_created_timestamp })
+    }
+
+    /// The rows of a view out of what its stream brought; None: no stream feeds it.
+    async fn streamed_rows(&self, resolved: &ResolvedView) -> Result<Option<CompiledView>, RetrievalError> {
+        if resolved.streamed.is_none() {
+            return Ok(None);
         }
+        let compiled = self.event_compiler.view(&resolved.view, TimeRange::UNBOUNDED).await?;
+        let columns = view_columns(resolved).iter().map(|field| ident(field.name.as_str())).collect::<Vec<_>>();
+        Ok(Some(CompiledView { frame: compiled.frame.select(columns)?, ..compiled }))
     }
 
     /// The spine with every view: one join with the row views, one aggregation with the others.
@@ -370,15 +456,18 @@ impl<'a> Reader<'a> {
     pub(super) fn table(&self, position: usize) -> Option<&OpenTable> {
         match &self.rows[position] {
             ViewRows::Table(table) => Some(table),
-            ViewRows::Source => None,
+            ViewRows::Events | ViewRows::Source => None,
         }
     }
 
     /// The files that hold the view's rows as they are, if any do.
     pub(super) async fn files(&self, position: usize) -> Result<Option<TableFiles>, RetrievalError> {
+        let view = &self.resolved.views[position];
         Ok(match &self.rows[position] {
+            _ if view.streamed.is_some() => None,
             ViewRows::Table(table) => table.rows.files(&self.context.runtime_env())?,
-            ViewRows::Source => self.compiler.row_files(&self.resolved.views[position].view).await?,
+            ViewRows::Events => None,
+            ViewRows::Source => self.compiler.row_files(&view.view).await?,
         })
     }
 
@@ -398,6 +487,9 @@ impl<'a> Reader<'a> {
 
     fn tables(&self) -> Vec<TableVersion> {
         let mut tables: Vec<TableVersion> = Vec::new();
+        for table in &self.events {
+            tables.push(TableVersion { view: event_table_name(table.source()), version: table.version() });
+        }
         for (view, rows) in self.resolved.views.iter().zip(&self.rows) {
             if let ViewRows::Table(table) = rows
                 && tables.iter().all(|known| known.view != view.view.name)
@@ -418,6 +510,7 @@ impl<'a> Reader<'a> {
                 && let Some(until) = table.rows.state().materialized_until
                 && last >= until
                 && !view.is_static
+                && view.streamed.is_none()
             {
                 let warning = format!(
                     "feature view `{}` is materialized until {until}, and the spine asks about times up to {last}; \

@@ -10,6 +10,7 @@
 mod answer;
 mod batch;
 mod online;
+mod online_sides;
 mod online_windows;
 mod resolve;
 mod spine;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 
 use crate::compile::CompileError;
-use crate::definition::{FeatureViewName, ValueType, nearest};
+use crate::definition::{FeatureViewName, SourceName, ValueType, nearest};
 use crate::error::ErrorKind;
 use crate::offline_store::OfflineStoreError;
 use crate::online_store::OnlineStoreError;
@@ -35,6 +36,10 @@ pub use resolve::{Catalog, FeatureSelection, Origin, OutputColumn, ResolvedReque
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetrievalError {
+    #[error(
+        "version {version} of the event table of source `{name}` cannot be read: it was never written, or its files are vacuumed; leave the version out, or make the training set anew"
+    )]
+    NoEventVersion { name: SourceName, version: u64 },
     #[error("there is no {kind} `{name}`{}", suggestion(nearest, known))]
     Unknown { kind: &'static str, name: String, nearest: Option<String>, known: Vec<String> },
     #[error("no features are asked for; name a feature service, or features as `view:feature`")]
@@ -124,6 +129,7 @@ impl RetrievalError {
             RetrievalError::Unknown { .. } => ErrorKind::NotFound,
             RetrievalError::NotMaterialized { .. }
             | RetrievalError::NoVersion { .. }
+            | RetrievalError::NoEventVersion { .. }
             | RetrievalError::BeforeHistory { .. } => ErrorKind::Precondition,
             RetrievalError::Compile(error) => error.kind(),
             RetrievalError::OfflineStore(error) => error.kind(),

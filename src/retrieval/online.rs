@@ -10,7 +10,7 @@ use super::answer::{Answer, RequestColumns, assemble};
 use super::online_windows::WindowPlan;
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use crate::definition::ValueType;
-use crate::online_store::{EncodedKeys, KeyEncoder, OnlineStore, RowDecoder, ViewId};
+use crate::online_store::{EncodedKeys, KeyEncoder, OnlineStore, OnlineStoreError, RowDecoder, ViewId};
 use crate::point_in_time_join::{JoinedView, RowStatus};
 use crate::registry::ViewState;
 use crate::time::{Clock, EventTimestamp};
@@ -83,13 +83,16 @@ impl OnlineRetrieval {
     ) -> Result<JoinedView, RetrievalError> {
         let rows = columns.rows();
         let id = ViewId(state.map_or(0, |state| state.id));
-        let types: Vec<ValueType> = resolved.join_keys.iter().map(|(key, _)| key.value_type.clone()).collect();
-        let keys: Vec<ArrayRef> = resolved.join_keys.iter().map(|(_, column)| columns.typed(column).clone()).collect();
-        let encoder = KeyEncoder::new(id, &types).map_err(crate::online_store::OnlineStoreError::from)?;
-        let keys = encoder.encode(&keys, rows).map_err(crate::online_store::OnlineStoreError::from)?;
-
+        let keys = encode_keys(resolved, id, columns)?;
+        // What its stream wrote stands beside what jobs wrote.
+        let side = resolved.streamed.as_ref().and_then(|_| self.store.stream_side(id));
+        let streamed =
+            side.map(|side| Ok::<_, RetrievalError>((side, encode_keys(resolved, side, columns)?))).transpose()?;
         if let Some(windows) = &resolved.windows {
-            return self.read_windows(id, windows, &keys, now);
+            return self.read_windows(windows, (id, keys), streamed, now);
+        }
+        if let Some(streamed) = streamed {
+            return self.read_two_sides(resolved, &(id, keys), &streamed, now);
         }
         let schemas = self.store.schemas(id)?;
         let mut decoder = RowDecoder::new(&schemas, &resolved.features);
@@ -117,22 +120,28 @@ impl OnlineRetrieval {
         })?;
         Ok(JoinedView { features: decoder.finish(), statuses, event_timestamps: event_timestamps.finish() })
     }
+
     /// A key has its windows, however empty; a null key is not found.
     fn read_windows(
         &self,
-        id: ViewId,
         windows: &WindowPlan,
-        keys: &EncodedKeys,
+        jobs: (ViewId, EncodedKeys),
+        stream: Option<(ViewId, EncodedKeys)>,
         now: EventTimestamp,
     ) -> Result<JoinedView, RetrievalError> {
-        let features = windows.read(self.store.as_ref(), id, keys, now)?;
-        let status = |key: Option<&[u8]>| if key.is_some() { RowStatus::Found } else { RowStatus::NotFound };
-        let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(keys.len()).with_timezone("UTC");
-        event_timestamps.append_nulls(keys.len());
-        Ok(JoinedView {
-            features,
-            statuses: keys.iter().map(status).collect(),
-            event_timestamps: event_timestamps.finish(),
-        })
+        let statuses = jobs.1.iter().map(|key| if key.is_some() { RowStatus::Found } else { RowStatus::NotFound });
+        let statuses: Vec<RowStatus> = statuses.collect();
+        let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(statuses.len()).with_timezone("UTC");
+        event_timestamps.append_nulls(statuses.len());
+        let sides: Vec<(ViewId, EncodedKeys)> = std::iter::once(jobs).chain(stream).collect();
+        let features = windows.read(self.store.as_ref(), &sides, now)?;
+        Ok(JoinedView { features, statuses, event_timestamps: event_timestamps.finish() })
     }
+}
+
+/// The keys of a request, as they stand under a view's number.
+fn encode_keys(resolved: &ResolvedView, id: ViewId, columns: &RequestColumns) -> Result<EncodedKeys, OnlineStoreError> {
+    let types: Vec<ValueType> = resolved.join_keys.iter().map(|(key, _)| key.value_type.clone()).collect();
+    let keys: Vec<ArrayRef> = resolved.join_keys.iter().map(|(_, column)| columns.typed(column).clone()).collect();
+    Ok(KeyEncoder::new(id, &types)?.encode(&keys, columns.rows())?)
 }

@@ -11,7 +11,7 @@ use crate::definition::{FeatureView, Field, ValueType, Window};
 use crate::metrics::SUMS_OUT_OF_RANGE_TOTAL;
 use crate::online_store::{
     EncodedKeys, OnlineStore, OnlineStoreError, RowDecoder, SchemaVersion, Schemas, Segment, Stretch, TileLayout,
-    TilePart, VersionRef, ViewId, aggregate_of, events_of, segments,
+    TilePart, VersionRef, ViewId, aggregate_of, decode_rows, events_of, segments,
 };
 use crate::tile::{Aggregate, Answer, AnswerBuilder, Column, Event, Partial, values};
 use crate::time::{EventTimestamp, duration_micros};
@@ -55,29 +55,74 @@ impl WindowPlan {
         Ok(WindowPlan { layout, stored_fields: view.stored_fields(), windows, resolution, sums, features })
     }
 
-    /// The features for each key; a null key has nulls.
+    /// The features for each key, over what stands on all sides; a null key has nulls.
+    ///
+    /// `sides`: numbers that values of the view stand under, and the keys under each; at least one.
     pub fn read(
+        &self,
+        store: &dyn OnlineStore,
+        sides: &[(ViewId, EncodedKeys)],
+        now: EventTimestamp,
+    ) -> Result<Vec<ArrayRef>, RetrievalError> {
+        let mut held: Option<Held> = None;
+        for (id, keys) in sides {
+            let more = self.read_side(store, *id, keys, now)?;
+            held = Some(match held {
+                Some(mut held) => {
+                    held.iter_mut().flatten().zip(more.iter().flatten()).for_each(|(sums, more)| {
+                        sums.iter_mut().zip(more).for_each(|(sum, more)| sum.merge(more));
+                    });
+                    held
+                }
+                None => more,
+            });
+        }
+        self.finish(&held.unwrap_or_default())
+    }
+
+    fn read_side(
         &self,
         store: &dyn OnlineStore,
         id: ViewId,
         keys: &EncodedKeys,
         now: EventTimestamp,
-    ) -> Result<Vec<ArrayRef>, RetrievalError> {
+    ) -> Result<Held, RetrievalError> {
         let schemas = store.schemas(id)?;
         let edges = self.windows.iter().map(|window| lower_edge(now.micros(), *window, self.resolution));
         let edges: Vec<Option<i64>> = edges.collect();
         let version = schemas.iter().rev().find(|(_, fields)| fields.last() == Some(&self.layout.mark));
+        let is_streamed = id.base() != id;
         if let Some((version, _)) = version {
-            let reading = Reading::new(self, segments(now.micros(), &edges, &self.layout.widths), Some(*version));
-            if let Some(features) = reading.read(store, &schemas, keys)? {
-                return Ok(features);
+            let segments = segments(now.micros(), &edges, &self.layout.widths);
+            if let Some(held) = Reading::new(self, segments, Some(*version), is_streamed).read(store, &schemas, keys)? {
+                return Ok(held);
             }
         }
         // Stored tiles are those of an earlier definition, and are being replaced: until they are, events alone tell.
-        let reading = Reading::new(self, segments(now.micros(), &edges, &[]), None);
+        let reading = Reading::new(self, segments(now.micros(), &edges, &[]), None, is_streamed);
         Ok(reading.read(store, &schemas, keys)?.unwrap_or_default())
     }
+
+    fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
+        let finish = |feature: &WindowedFeature| {
+            let mut builder = AnswerBuilder::new(&feature.value_type);
+            let mut out_of_range = 0;
+            for sums in held {
+                let answer = sums.as_ref().map_or(Answer::Null, |sums| feature.aggregate.finish(&sums[feature.sum]));
+                out_of_range += answer.out_of_range();
+                builder.append(answer)?;
+            }
+            if out_of_range > 0 {
+                counter!(SUMS_OUT_OF_RANGE_TOTAL, "answer" => "online").increment(out_of_range as u64);
+            }
+            Ok(builder.finish())
+        };
+        self.features.iter().map(finish).collect()
+    }
 }
+
+/// The sums of each key; None: it is null.
+type Held = Vec<Option<Vec<Partial>>>;
 
 /// One read.
 ///
@@ -90,6 +135,8 @@ struct Reading<'a> {
     overlaps: Vec<Overlap>,
     /// The schema of the view's tiles; None: no tile is read.
     version: Option<SchemaVersion>,
+    /// Whether a stream wrote what is read.
+    is_streamed: bool,
 }
 
 /// What some windows have in common.
@@ -102,10 +149,10 @@ struct Overlap {
 }
 
 /// For each overlap that anything was found in, the partial of each of its parts.
-type Held = Vec<Option<Vec<Partial>>>;
+type Found = Vec<Option<Vec<Partial>>>;
 
 impl<'a> Reading<'a> {
-    fn new(plan: &'a WindowPlan, segments: Vec<Segment>, version: Option<SchemaVersion>) -> Self {
+    fn new(plan: &'a WindowPlan, segments: Vec<Segment>, version: Option<SchemaVersion>, is_streamed: bool) -> Self {
         let mut overlaps = Vec::new();
         let overlap_of = segments.iter().map(|segment| {
             let mut parts = Vec::new();
@@ -115,7 +162,7 @@ impl<'a> Reading<'a> {
             position_or_push(&mut overlaps, Overlap { windows: segment.windows.clone(), parts })
         });
         let overlap_of = overlap_of.collect();
-        Reading { plan, segments, overlap_of, overlaps, version }
+        Reading { plan, segments, overlap_of, overlaps, version, is_streamed }
     }
 
     /// None: a tile is not as the view's tiles are now.
@@ -124,9 +171,10 @@ impl<'a> Reading<'a> {
         store: &dyn OnlineStore,
         schemas: &Schemas,
         keys: &EncodedKeys,
-    ) -> Result<Option<Vec<ArrayRef>>, RetrievalError> {
+    ) -> Result<Option<Held>, RetrievalError> {
         let plan = self.plan;
-        let mut held: Vec<Option<Held>> = keys.iter().map(|key| key.map(|_| vec![None; self.overlaps.len()])).collect();
+        let mut found: Vec<Option<Found>> =
+            keys.iter().map(|key| key.map(|_| vec![None; self.overlaps.len()])).collect();
         let mut events = Events::new(RowDecoder::new(schemas, &plan.stored_fields));
         let mut is_as_expected = true;
         let parts = self.parts(keys);
@@ -141,13 +189,13 @@ impl<'a> Reading<'a> {
             }
             let overlap = self.overlap_of[position];
             if self.segments[position].level == 0 {
-                return events.add(*key, overlap, entry);
+                return events.add(*key, overlap, entry, self.is_streamed);
             }
             let Some(version) = self.version else { return Ok(()) };
             match plan.layout.decode_tile(version, entry.value)? {
                 Some(tile) => {
-                    if let Some(held) = &mut held[*key] {
-                        self.add_tile(tile, overlap, &mut held[overlap]);
+                    if let Some(found) = &mut found[*key] {
+                        self.add_tile(tile, overlap, &mut found[overlap]);
                     }
                 }
                 None => is_as_expected = false,
@@ -157,9 +205,8 @@ impl<'a> Reading<'a> {
         if !is_as_expected {
             return Ok(None);
         }
-        events.add_up(self, &mut held)?;
-        let sums: Vec<Option<Vec<Partial>>> = held.into_iter().map(|held| held.map(|held| self.sums(&held))).collect();
-        Ok(Some(self.finish(&sums)?))
+        events.add_up(self, &mut found)?;
+        Ok(Some(found.into_iter().map(|found| found.map(|found| self.sums(&found))).collect()))
     }
 
     /// For each key what to read; segments that touch are read as one.
@@ -212,10 +259,10 @@ impl<'a> Reading<'a> {
     }
 
     /// A key's sums, from what the windows have in common.
-    fn sums(&self, held: &Held) -> Vec<Partial> {
+    fn sums(&self, found: &Found) -> Vec<Partial> {
         let sum = |(part, window): &(usize, usize)| {
             let mut sum: Option<Partial> = None;
-            for (overlap, partials) in self.overlaps.iter().zip(held) {
+            for (overlap, partials) in self.overlaps.iter().zip(found) {
                 let Some(partials) = partials.as_ref().filter(|_| overlap.windows.contains(window)) else { continue };
                 let Some(position) = overlap.parts.iter().position(|known| known == part) else { continue };
                 match &mut sum {
@@ -226,23 +273,6 @@ impl<'a> Reading<'a> {
             sum.unwrap_or_else(|| self.plan.layout.parts[*part].kind.empty())
         };
         self.plan.sums.iter().map(sum).collect()
-    }
-
-    fn finish(&self, sums: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
-        let finish = |feature: &WindowedFeature| {
-            let mut builder = AnswerBuilder::new(&feature.value_type);
-            let mut out_of_range = 0;
-            for sums in sums {
-                let answer = sums.as_ref().map_or(Answer::Null, |sums| feature.aggregate.finish(&sums[feature.sum]));
-                out_of_range += answer.out_of_range();
-                builder.append(answer)?;
-            }
-            if out_of_range > 0 {
-                counter!(SUMS_OUT_OF_RANGE_TOTAL, "answer" => "online").increment(out_of_range as u64);
-            }
-            Ok(builder.finish())
-        };
-        self.plan.features.iter().map(finish).collect()
     }
 }
 
@@ -275,15 +305,25 @@ impl Events {
         Events { rows, places: Vec::new() }
     }
 
-    fn add(&mut self, key: usize, overlap: usize, entry: VersionRef<'_>) -> Result<(), OnlineStoreError> {
-        for row in events_of(entry.value) {
-            self.rows.append(row?)?;
+    fn add(
+        &mut self,
+        key: usize,
+        overlap: usize,
+        entry: VersionRef<'_>,
+        is_streamed: bool,
+    ) -> Result<(), OnlineStoreError> {
+        let mut add = |row: &[u8]| {
+            self.rows.append(row)?;
             self.places.push((key, overlap, entry.event_timestamp, entry.created_timestamp));
+            Ok::<_, OnlineStoreError>(())
+        };
+        match is_streamed {
+            true => decode_rows(entry.value)?.try_for_each(|row| add(row?)),
+            false => events_of(entry.value).try_for_each(|row| add(row?)),
         }
-        Ok(())
     }
 
-    fn add_up(self, reading: &Reading<'_>, held: &mut [Option<Held>]) -> Result<(), RetrievalError> {
+    fn add_up(self, reading: &Reading<'_>, found: &mut [Option<Found>]) -> Result<(), RetrievalError> {
         let plan = reading.plan;
         let columns = self.rows.finish();
         let columns: Vec<Column> = columns
@@ -292,9 +332,9 @@ impl Events {
             .map(|(array, field)| values(array, &field.value_type))
             .collect::<Result<_, _>>()?;
         for (row, (key, overlap, event_timestamp, created_timestamp)) in self.places.iter().enumerate() {
-            let Some(held) = &mut held[*key] else { continue };
+            let Some(found) = &mut found[*key] else { continue };
             let parts = || reading.overlaps[*overlap].parts.iter().map(|part| &plan.layout.parts[*part]);
-            let sums = held[*overlap].get_or_insert_with(|| parts().map(|part| part.kind.empty()).collect());
+            let sums = found[*overlap].get_or_insert_with(|| parts().map(|part| part.kind.empty()).collect());
             for (part, sum) in parts().zip(sums) {
                 let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
                 sum.update(&Event {

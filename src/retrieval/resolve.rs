@@ -9,7 +9,7 @@ use super::RetrievalError;
 use super::online_windows::WindowPlan;
 use crate::compile::{CompileError, OnDemandPlan};
 use crate::definition::{
-    Definitions, FeatureReference, FeatureView, Field, OnDemandFeatureView, ViewProjection, nearest,
+    Definitions, FeatureReference, FeatureView, Field, OnDemandFeatureView, SourceName, ViewProjection, nearest,
 };
 use crate::registry::RegistryVersion;
 
@@ -56,6 +56,10 @@ pub struct ResolvedView {
     /// The features to read, in the order they are read.
     pub features: Vec<Field>,
     pub is_static: bool,
+    /// The source whose events feed the view as they come in.
+    pub streamed: Option<SourceName>,
+    /// Whether jobs have rows of the view to compute.
+    pub is_materialized: bool,
     /// Of an aggregation view: how its features are read online.
     pub windows: Option<WindowPlan>,
 }
@@ -227,6 +231,8 @@ impl Resolver<'_> {
             join_keys,
             features: Vec::new(),
             is_static,
+            streamed: definitions.streamed_source(view).map(|source| source.name.clone()),
+            is_materialized: definitions.is_materialized(view),
             windows: None,
         });
         Ok(self.resolved.views.len() - 1)

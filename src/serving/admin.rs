@@ -31,6 +31,30 @@ impl Admin for AdminService {
         let synced = synced.map_err(|error| to_status(error.kind(), &error))?;
         Ok(Response::new(pb::SyncOnlineStoreResponse { views: synced.into_iter().map(to_wire).collect() }))
     }
+
+    async fn flush_streams(
+        &self,
+        _: Request<pb::FlushStreamsRequest>,
+    ) -> Result<Response<pb::FlushStreamsResponse>, Status> {
+        self.state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Response::new(pb::FlushStreamsResponse {}))
+    }
+
+    async fn rebuild_online(
+        &self,
+        request: Request<pb::RebuildOnlineRequest>,
+    ) -> Result<Response<pb::RebuildOnlineResponse>, Status> {
+        let views = request.into_inner().views;
+        super::follow::follow_once(&self.state).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let state = Arc::clone(&self.state);
+        let work = self.state.workers.spawn(async move { state.rebuild_online(&views).await });
+        let rebuilt = work.await.map_err(|error| Status::internal(error.to_string()))?;
+        let (synced, streamed) = rebuilt.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Response::new(pb::RebuildOnlineResponse {
+            views: synced.into_iter().map(to_wire).collect(),
+            streamed: streamed.iter().map(|view| view.as_str().to_owned()).collect(),
+        }))
+    }
 }
 
 fn to_wire(synced: SyncedView) -> pb::SyncedView {

@@ -14,13 +14,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// # Errors
 /// A registry that cannot be read, or definitions that cannot be compiled: the version in use stays.
 pub async fn follow_once(state: &ServerState) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let _alone = state.follow_lock.lock().await;
     let Some(latest) = state.registry.latest().await? else { return Ok(false) };
     if state.catalog().is_some_and(|catalog| catalog.registry.version == latest.version) {
         return Ok(false);
     }
     let catalog = Arc::new(Catalog::new(Arc::new(latest))?);
     let registry = Arc::clone(&catalog.registry);
+    // First: a view that is new to a stream is then answered from all of it. A stream that cannot follow goes on as it is.
+    let streams = state.use_streams_of(&registry).await;
     state.catalog.store(Some(catalog));
+    if let Err(error) = streams {
+        tracing::error!(error = &error as &dyn std::error::Error, "streams cannot follow the registry");
+    }
     remove_unknown_views(state.online.store.as_ref(), &registry)?;
     Ok(true)
 }

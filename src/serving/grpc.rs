@@ -16,6 +16,7 @@ use super::columns::{decode_column, encode_answer, encode_column};
 use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
+use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
 use crate::definition::FeatureViewName;
@@ -23,6 +24,7 @@ use crate::metrics::ONLINE_REQUEST_ROWS;
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineRequest, TableVersion,
 };
+use crate::stream_ingestion::SourceStatus;
 use crate::time::{EventTimestamp, TimeRange};
 
 /// Rows of one message of a batch answer.
@@ -164,6 +166,8 @@ impl FeatureStore for FeatureStoreService {
         };
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
+            // The answer sees what was acknowledged before.
+            state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
             state.batch.get(&catalog, &request).await.map_err(|error| to_status(error.kind(), &error))
         }));
         let answer = work.await?;
@@ -175,6 +179,10 @@ impl FeatureStore for FeatureStoreService {
             message
         });
         Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn push(&self, request: Request<Streaming<pb::PushRequest>>) -> Result<Response<pb::PushResponse>, Status> {
+        Ok(Response::new(push_messages(&self.state, request.into_inner()).await?))
     }
 
     async fn list_definitions(
@@ -223,7 +231,25 @@ impl FeatureStore for FeatureStoreService {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             registry_version: catalog.map_or(0, |catalog| catalog.registry.version),
             views,
+            streams: self
+                .state
+                .ingestion()
+                .map_or_else(Vec::new, |streams| streams.status().into_iter().map(stream_status).collect()),
         }))
+    }
+}
+
+fn stream_status(status: SourceStatus) -> pb::StreamStatus {
+    pb::StreamStatus {
+        source: status.name.as_str().to_owned(),
+        watermark: status.watermark.map(EventTimestamp::micros),
+        accepted: status.accepted,
+        dead_letters: status.dead_letters,
+        duplicates: status.duplicates,
+        late: status.late,
+        ignored: status.ignored,
+        online_lag_records: status.online_lag_records,
+        offline_lag_records: status.offline_lag_records,
     }
 }
 

@@ -1,9 +1,10 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
+use arrow::array::RecordBatch;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,10 +16,12 @@ use tonic::{Code, Status};
 use super::grpc::{FeatureStoreService, request_batch};
 use super::in_flight::{InFlight, bound_http};
 use super::json::{answer_to_json, column_from_json};
+use super::push::{PushCall, read_arrow, read_parquet};
 use super::record::record_http;
 use super::status::{http_status, kind_of};
 use crate::metrics::Metrics;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
+use crate::stream_ingestion::{Acknowledge, PushSummary, PushedRows};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
@@ -38,6 +41,7 @@ pub(super) fn router(
 ) -> Router {
     Router::new()
         .route("/v1/get-online-features", post(get_online_features))
+        .route("/v1/push", post(push))
         .route_layer(from_fn_with_state(in_flight, bound_http))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/metrics", get(render_metrics))
@@ -129,6 +133,106 @@ async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
     };
     let answer = gateway.service.online(request, body.timestamps).await?;
     Ok(answer_to_json(&answer, body.timestamps))
+}
+
+/// What `POST /v1/push` may say beside a body of rows alone.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushParameters {
+    source: Option<String>,
+    acknowledge: Option<String>,
+}
+
+/// The JSON body of `POST /v1/push`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushBody {
+    source: Option<String>,
+    acknowledge: Option<String>,
+    rows: Vec<UniqueObject>,
+}
+
+async fn push(
+    State(gateway): State<Gateway>,
+    parameters: Result<Query<PushParameters>, QueryRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let parameters = match parameters {
+        Ok(Query(parameters)) => parameters,
+        Err(rejection) => return failure(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => return refuse_body(&rejection, gateway.body_bytes_max),
+    };
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match push_rows(&gateway, parameters, media_type, body).await {
+        Ok(document) => Json(document).into_response(),
+        Err(status) => {
+            let code = http_status(kind_of(status.code()));
+            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let mut answer = failure(code, status.message());
+            let millis =
+                status.metadata().get("retry-after-ms").and_then(|millis| millis.to_str().ok()?.parse::<u64>().ok());
+            if let Some(seconds) = millis.map(|millis| millis.div_ceil(1000)) {
+                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            answer
+        }
+    }
+}
+
+async fn push_rows(
+    gateway: &Gateway,
+    parameters: PushParameters,
+    media_type: &str,
+    body: Bytes,
+) -> Result<Value, Status> {
+    let invalid = |message: String| Status::new(Code::InvalidArgument, message);
+    let PushParameters { mut source, mut acknowledge } = parameters;
+    let rows = match media_type.split(';').next().unwrap_or_default().trim() {
+        "application/vnd.apache.arrow.stream" => batches(read_arrow(body)?),
+        "application/vnd.apache.parquet" | "application/x-parquet" | "application/parquet" => {
+            batches(read_parquet(body)?)
+        }
+        _ => {
+            let body: PushBody =
+                serde_json::from_slice(&body).map_err(|error| invalid(format!("the body is no push: {error}")))?;
+            source = body.source.or(source);
+            acknowledge = body.acknowledge.or(acknowledge);
+            vec![PushedRows::Objects(body.rows.into_iter().map(|row| row.0).collect())]
+        }
+    };
+    let acknowledge = match acknowledge.as_deref() {
+        None | Some("durable") => Acknowledge::Durable,
+        Some("async") => Acknowledge::Accepted,
+        Some("visible") => Acknowledge::Visible,
+        Some(other) => return Err(invalid(format!("`acknowledge` is `{other}`; it is durable, async or visible"))),
+    };
+    let Some(source) = source else {
+        return Err(invalid(
+            "no source is named; send {\"source\": …, \"rows\": [{…}]}, or rows with ?source=".to_owned(),
+        ));
+    };
+    let mut call = PushCall::new(&gateway.service.state, &source, acknowledge).await?;
+    for rows in rows {
+        call.push(rows).await?;
+    }
+    let PushSummary { accepted, duplicates, ignored, late, dead_letters, reasons } = call.finish().await?;
+    let problems: Vec<Value> = reasons.iter().map(|(row, reason)| json!({"row": row, "reason": reason})).collect();
+    Ok(json!({
+        "accepted": accepted,
+        "duplicates": duplicates,
+        "ignored": ignored,
+        "late": late,
+        "dead_letters": dead_letters,
+        "problems": problems,
+    }))
+}
+
+fn batches(batches: Vec<RecordBatch>) -> Vec<PushedRows> {
+    batches.into_iter().map(PushedRows::Batch).collect()
 }
 
 pub(super) fn failure(status: StatusCode, message: &str) -> Response {

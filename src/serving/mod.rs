@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! gRPC (grpc.rs, admin.rs) ─┐                       ┌─► retrieval::online ─► online store
-//!                           ├─► state.rs: catalog ──┤
-//! HTTP (http.rs)  ──────────┘    of the registry    └─► retrieval::batch (on its own threads)
+//!                           ├─► state.rs: catalog ──┼─► retrieval::batch (on its own threads)
+//! HTTP (http.rs)  ──────────┘    of the registry    └─► stream_ingestion (push.rs)
 //!                                     ▲
 //!                            follow.rs: newer versions, removed views
 //! ```
@@ -18,6 +18,7 @@ mod http;
 mod in_flight;
 mod ipc;
 pub mod json;
+mod push;
 mod record;
 mod server;
 mod state;

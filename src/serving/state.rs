@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use crate::definition::{FeatureView, FeatureViewName};
 use crate::engine::Engine;
-use crate::materialization::{MaterializationError, SyncedView, sync_view};
+use crate::materialization::{MaterializationError, SyncedView, forget_position, sync_view};
 use crate::offline_store::OfflineStore;
 use crate::online_store::OnlineStore;
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog, OnlineRetrieval};
 use crate::settings::{OnlineStoreSettings, Settings};
+use crate::stream_ingestion::{Ingestion, IngestionError, Stores, Topics};
 use crate::time::Clock;
 
 /// The components of one server; the catalog is replaced whole when the registry has a newer version.
@@ -29,6 +31,12 @@ pub struct ServerState {
     pub workers: tokio::runtime::Handle,
     pub(super) catalog: ArcSwapOption<Catalog>,
     sync_lock: tokio::sync::Mutex<()>,
+    /// None: no source has a stream.
+    ingestion: ArcSwapOption<Ingestion>,
+    topics: Arc<Topics>,
+    /// The folder of the log of streams.
+    stream_log: PathBuf,
+    pub(super) follow_lock: tokio::sync::Mutex<()>,
 }
 
 impl ServerState {
@@ -43,6 +51,7 @@ impl ServerState {
         clock: Arc<dyn Clock>,
         allow_request_time: bool,
         workers: tokio::runtime::Handle,
+        stream_log: PathBuf,
     ) -> Self {
         let OnlineStoreSettings::Rocksdb { history, .. } = settings.online_store;
         let batch = BatchRetrieval { offline_store: offline_store.clone(), engine: engine.clone(), project };
@@ -57,12 +66,106 @@ impl ServerState {
             workers,
             catalog: ArcSwapOption::empty(),
             sync_lock: tokio::sync::Mutex::new(()),
+            ingestion: ArcSwapOption::empty(),
+            topics: Arc::default(),
+            stream_log,
+            follow_lock: tokio::sync::Mutex::new(()),
         }
     }
 
     /// What requests are answered from; None before the first apply.
     pub fn catalog(&self) -> Option<Arc<Catalog>> {
         self.catalog.load_full()
+    }
+
+    /// The project's streams, where a source has one.
+    pub fn ingestion(&self) -> Option<Arc<Ingestion>> {
+        self.ingestion.load_full()
+    }
+
+    /// Opens the streams of a version of the registry, or takes it up where they are open.
+    ///
+    /// # Errors
+    /// As of [`Ingestion::open`].
+    pub(super) async fn use_streams_of(&self, registry: &Arc<RegistryVersion>) -> Result<(), IngestionError> {
+        if let Some(ingestion) = self.ingestion() {
+            ingestion.use_registry(Arc::clone(registry)).await?;
+            return self.read_topics(ingestion, registry).await;
+        }
+        if registry.definitions.sources.iter().all(|source| source.stream.is_none()) {
+            return Ok(());
+        }
+        let stores = Stores {
+            online: Arc::clone(&self.online.store),
+            offline: self.offline_store.clone(),
+            engine: self.engine.clone(),
+            project: self.batch.project.clone(),
+            clock: Arc::clone(&self.online.clock),
+        };
+        let opened = Ingestion::open(stores, &self.stream_log, Arc::clone(registry), self.workers.clone()).await?;
+        self.ingestion.store(Some(Arc::clone(&opened)));
+        self.read_topics(opened, registry).await
+    }
+
+    async fn read_topics(
+        &self,
+        ingestion: Arc<Ingestion>,
+        registry: &Arc<RegistryVersion>,
+    ) -> Result<(), IngestionError> {
+        let (topics, workers) = (Arc::clone(&self.topics), self.workers.clone());
+        let (project, folder) = (self.settings.project.clone(), self.batch.project.clone());
+        let registry = Arc::clone(registry);
+        // It waits for threads that read topics which nobody reads any more.
+        let followed =
+            tokio::task::spawn_blocking(move || topics.follow(&ingestion, &registry, &project, &folder, &workers));
+        followed.await.unwrap_or(Err(IngestionError::Closed))
+    }
+
+    /// Returns once everything that streams brought and that was acknowledged is in the event tables.
+    ///
+    /// # Errors
+    /// A table that cannot be written.
+    pub async fn flush_streams(&self) -> Result<(), IngestionError> {
+        match self.ingestion() {
+            Some(ingestion) => ingestion.flush().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes no more events, and returns once what was taken is stored.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub async fn close_streams(&self) -> Result<(), IngestionError> {
+        let topics = Arc::clone(&self.topics);
+        let _ = tokio::task::spawn_blocking(move || topics.stop()).await;
+        match self.ingestion.swap(None) {
+            Some(ingestion) => ingestion.close().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the online values of the views, or of all, anew: those of jobs are compared with their tables one by one,
+    /// those of streams are built beside the ones that are read.
+    ///
+    /// # Errors
+    /// A table or store that cannot be read or written.
+    pub async fn rebuild_online(
+        &self,
+        views: &[String],
+    ) -> Result<(Vec<SyncedView>, Vec<FeatureViewName>), IngestionError> {
+        if let Some(catalog) = self.catalog() {
+            let _alone = self.sync_lock.lock().await;
+            let chosen = |view: &&FeatureView| views.is_empty() || views.iter().any(|name| name == view.name.as_str());
+            for view in catalog.definitions().feature_views.iter().filter(chosen) {
+                forget_position(&catalog.registry, view, self.online.store.as_ref())?;
+            }
+        }
+        let synced = self.sync_online_store(views).await?;
+        let Some(ingestion) = self.ingestion() else { return Ok((synced, Vec::new())) };
+        let streamed = ingestion.fed_views(views);
+        let rebuilt = if streamed.is_empty() { Vec::new() } else { ingestion.rebuild(&streamed).await? };
+        Ok((synced, rebuilt))
     }
 
     /// Brings the online values of the views, or of all, up to their tables; one caller at a time.

@@ -261,14 +261,29 @@ pub(super) fn json_column(
 ) -> Result<ArrayRef, TextFileError> {
     let values: Vec<JsonValue<'_>> = objects.iter().map(|object| object.get(&column.name)).collect();
     let texts = if column.is_declared { Texts::Only } else { Texts::OfAnything };
-    json_array(&values, &column.data_type, texts).map_err(|BadValue { row, value, data_type }| {
-        let in_list = matches!(column.data_type, DataType::List(_)) && data_type != column.data_type;
-        let problem = TextProblem::Value {
-            column: column.name.clone(),
-            found: shown(&value.to_string()),
-            declared: type_name(&column.data_type),
-            remedy: remedy(&data_type, &Found::of(&value).data_type(), in_list),
-        };
-        TextFileError::new(file, lines[row], problem)
-    })
+    let read = json_array(&values, &column.data_type, texts);
+    read.map_err(|bad| TextFileError::new(file, lines[bad.row], bad_value(&column.name, &column.data_type, &bad)))
+}
+
+/// Values of JSON as a column of a declared type; a value that is not there is null.
+///
+/// # Errors
+/// The first row whose value the type does not have, and what is wrong with it.
+pub fn json_values(
+    name: &str,
+    values: &[Option<&Value>],
+    data_type: &DataType,
+) -> Result<ArrayRef, (usize, TextProblem)> {
+    json_array(values, data_type, Texts::Only).map_err(|bad| (bad.row, bad_value(name, data_type, &bad)))
+}
+
+fn bad_value(column: &str, column_type: &DataType, bad: &BadValue) -> TextProblem {
+    let BadValue { value, data_type, .. } = bad;
+    let in_list = matches!(column_type, DataType::List(_)) && data_type != column_type;
+    TextProblem::Value {
+        column: column.to_owned(),
+        found: shown(&value.to_string()),
+        declared: type_name(column_type),
+        remedy: remedy(data_type, &Found::of(value).data_type(), in_list),
+    }
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use asof::serving::pb;
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::support::{asof, flights_project, run, run_json};
+use crate::streams::spawn_server;
+use crate::support::{flights_project, run, run_json};
 
 /// A server on free ports of the loopback; killed when dropped.
 pub struct TestServer {
@@ -23,8 +24,12 @@ pub struct TestServer {
 
 impl TestServer {
     pub fn start(folder: &Path, flags: &[&str]) -> Self {
-        let arguments = ["serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json"];
-        let mut process = asof(folder).args(arguments).args(flags).stdout(Stdio::piped()).spawn().unwrap();
+        Self::try_start(folder, flags, &[]).expect("the server starts")
+    }
+
+    /// A server that may end before it listens.
+    pub fn try_start(folder: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+        let mut process = spawn_server(folder, flags, environment);
         let mut text = String::new();
         for line in BufReader::new(process.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
@@ -33,9 +38,22 @@ impl TestServer {
                 break;
             }
         }
-        let address: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        let Ok(address) = serde_json::from_str::<Value>(&text) else {
+            process.wait().unwrap();
+            return None;
+        };
         let text = |name: &str| address[name].as_str().unwrap().to_owned();
-        TestServer { grpc: text("grpc"), http: text("http"), process }
+        Some(TestServer { grpc: text("grpc"), http: text("http"), process })
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// As `kill -9` does.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 
     pub async fn client(&self) -> FeatureStoreClient<Channel> {
@@ -44,17 +62,22 @@ impl TestServer {
 
     /// Status and body of a request.
     pub fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.http).unwrap();
+        self.try_http(method, path, body).expect("the server answers")
+    }
+
+    /// None: the server is gone.
+    pub fn try_http(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.http).ok()?;
         let length = body.len();
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         )
-        .unwrap();
+        .ok()?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
     pub fn post(&self, body: &Value) -> (u16, Value) {

@@ -14,11 +14,22 @@ class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NULL_VALUE: _ClassVar[Status]
     NOT_FOUND: _ClassVar[Status]
     OUTSIDE_MAX_AGE: _ClassVar[Status]
+
+class Acknowledge(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACKNOWLEDGE_UNSPECIFIED: _ClassVar[Acknowledge]
+    DURABLE: _ClassVar[Acknowledge]
+    ASYNC: _ClassVar[Acknowledge]
+    VISIBLE: _ClassVar[Acknowledge]
 STATUS_UNSPECIFIED: Status
 PRESENT: Status
 NULL_VALUE: Status
 NOT_FOUND: Status
 OUTSIDE_MAX_AGE: Status
+ACKNOWLEDGE_UNSPECIFIED: Acknowledge
+DURABLE: Acknowledge
+ASYNC: Acknowledge
+VISIBLE: Acknowledge
 
 class FeatureSelection(_message.Message):
     __slots__ = ("feature_service", "features")
@@ -218,6 +229,56 @@ class TableVersion(_message.Message):
     version: int
     def __init__(self, view: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
+class PushRequest(_message.Message):
+    __slots__ = ("source", "acknowledge", "arrow_ipc", "json", "columns")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGE_FIELD_NUMBER: _ClassVar[int]
+    ARROW_IPC_FIELD_NUMBER: _ClassVar[int]
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    acknowledge: Acknowledge
+    arrow_ipc: bytes
+    json: RowMessages
+    columns: PushColumns
+    def __init__(self, source: _Optional[str] = ..., acknowledge: _Optional[_Union[Acknowledge, str]] = ..., arrow_ipc: _Optional[bytes] = ..., json: _Optional[_Union[RowMessages, _Mapping]] = ..., columns: _Optional[_Union[PushColumns, _Mapping]] = ...) -> None: ...
+
+class RowMessages(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rows: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PushColumns(_message.Message):
+    __slots__ = ("columns",)
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    columns: _containers.RepeatedCompositeFieldContainer[Column]
+    def __init__(self, columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ...) -> None: ...
+
+class PushResponse(_message.Message):
+    __slots__ = ("accepted", "duplicates", "ignored", "late", "dead_letters", "problems")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    duplicates: int
+    ignored: int
+    late: int
+    dead_letters: int
+    problems: _containers.RepeatedCompositeFieldContainer[RowProblem]
+    def __init__(self, accepted: _Optional[int] = ..., duplicates: _Optional[int] = ..., ignored: _Optional[int] = ..., late: _Optional[int] = ..., dead_letters: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[RowProblem, _Mapping]]] = ...) -> None: ...
+
+class RowProblem(_message.Message):
+    __slots__ = ("row", "reason")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    reason: str
+    def __init__(self, row: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class ListDefinitionsRequest(_message.Message):
     __slots__ = ("kind",)
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -249,16 +310,40 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("project", "server_version", "registry_version", "views")
+    __slots__ = ("project", "server_version", "registry_version", "views", "streams")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     project: str
     server_version: str
     registry_version: int
     views: _containers.RepeatedCompositeFieldContainer[ViewStatus]
-    def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ...) -> None: ...
+    streams: _containers.RepeatedCompositeFieldContainer[StreamStatus]
+    def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ...) -> None: ...
+
+class StreamStatus(_message.Message):
+    __slots__ = ("source", "watermark", "accepted", "dead_letters", "duplicates", "late", "ignored", "online_lag_records", "offline_lag_records")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    IGNORED_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    OFFLINE_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    watermark: int
+    accepted: int
+    dead_letters: int
+    duplicates: int
+    late: int
+    ignored: int
+    online_lag_records: int
+    offline_lag_records: int
+    def __init__(self, source: _Optional[str] = ..., watermark: _Optional[int] = ..., accepted: _Optional[int] = ..., dead_letters: _Optional[int] = ..., duplicates: _Optional[int] = ..., late: _Optional[int] = ..., ignored: _Optional[int] = ..., online_lag_records: _Optional[int] = ..., offline_lag_records: _Optional[int] = ...) -> None: ...
 
 class ViewStatus(_message.Message):
     __slots__ = ("name", "table_version", "materialized_until", "online_table_version")

@@ -44,6 +44,11 @@ class FeatureStoreStub(object):
                 request_serializer=asof_dot_v1_dot_feature__store__pb2.GetBatchFeaturesRequest.SerializeToString,
                 response_deserializer=asof_dot_v1_dot_feature__store__pb2.GetBatchFeaturesResponse.FromString,
                 _registered_method=True)
+        self.Push = channel.stream_unary(
+                '/asof.v1.FeatureStore/Push',
+                request_serializer=asof_dot_v1_dot_feature__store__pb2.PushRequest.SerializeToString,
+                response_deserializer=asof_dot_v1_dot_feature__store__pb2.PushResponse.FromString,
+                _registered_method=True)
         self.ListDefinitions = channel.unary_unary(
                 '/asof.v1.FeatureStore/ListDefinitions',
                 request_serializer=asof_dot_v1_dot_feature__store__pb2.ListDefinitionsRequest.SerializeToString,
@@ -69,6 +74,14 @@ class FeatureStoreServicer(object):
     def GetBatchFeatures(self, request_iterator, context):
         """What were these features worth at those past moments? The first message of the request is the header; the
         messages after it carry the spine. The first message of the answer is its metadata; Arrow IPC follows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Push(self, request_iterator, context):
+        """Events of a source whose stream is pushed. Each message carries rows; the answer comes after the last. An error
+        tells how many rows before it were taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,6 +113,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.GetBatchFeatures,
                     request_deserializer=asof_dot_v1_dot_feature__store__pb2.GetBatchFeaturesRequest.FromString,
                     response_serializer=asof_dot_v1_dot_feature__store__pb2.GetBatchFeaturesResponse.SerializeToString,
+            ),
+            'Push': grpc.stream_unary_rpc_method_handler(
+                    servicer.Push,
+                    request_deserializer=asof_dot_v1_dot_feature__store__pb2.PushRequest.FromString,
+                    response_serializer=asof_dot_v1_dot_feature__store__pb2.PushResponse.SerializeToString,
             ),
             'ListDefinitions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDefinitions,
@@ -166,6 +184,33 @@ class FeatureStore(object):
             '/asof.v1.FeatureStore/GetBatchFeatures',
             asof_dot_v1_dot_feature__store__pb2.GetBatchFeaturesRequest.SerializeToString,
             asof_dot_v1_dot_feature__store__pb2.GetBatchFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Push(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/asof.v1.FeatureStore/Push',
+            asof_dot_v1_dot_feature__store__pb2.PushRequest.SerializeToString,
+            asof_dot_v1_dot_feature__store__pb2.PushResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,9 +7,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::definition::aggregation::{AggregateFunction, Percentiles, Window};
 use crate::definition::model::FileFormat;
+use crate::definition::stream::EventFormat;
 use crate::definition::value_type::ValueType;
 use crate::diagnostics::{Reporter, help_with_names, nearest};
-use crate::time::parse_duration;
+use crate::time::{EventTimestamp, parse_duration};
 use crate::yaml::{Decode, Kind, Node};
 
 /// A duration as it is written: `3h`.
@@ -42,6 +43,36 @@ impl JsonSchema for RawDuration {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d|w)$", "examples": ["30s", "12h", "7d"]})
+    }
+}
+
+/// An instant as it is written: `2024-05-01T12:30:00Z`.
+#[derive(Debug, Clone, Copy)]
+pub struct RawInstant(pub EventTimestamp);
+
+impl Decode for RawInstant {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        let text = String::decode(node, reporter)?;
+        let instant = EventTimestamp::parse(&text).ok().map(RawInstant);
+        if instant.is_none() {
+            let help = "write RFC 3339, e.g. `2024-05-01` or `2024-05-01T12:30:00Z`";
+            reporter.error_with_help(node.span, format!("{} is not a time", node.describe()), help);
+        }
+        instant
+    }
+}
+
+impl JsonSchema for RawInstant {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Instant".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "examples": ["2024-05-01", "2024-05-01T12:30:00Z"]})
     }
 }
 
@@ -267,5 +298,67 @@ impl JsonSchema for ValueType {
             "pattern": format!("^\\s*(({scalar})|list<\\s*({scalar})\\s*>|map<\\s*({scalar})\\s*,.+>)\\s*$"),
             "examples": ["int64", "float64", "string", "timestamp", "list<float32>"],
         })
+    }
+}
+
+/// The types of streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawStreamType {
+    Push,
+    Kafka,
+}
+
+const STREAM_TYPES: [(&str, RawStreamType); 2] = [("push", RawStreamType::Push), ("kafka", RawStreamType::Kafka)];
+const EVENT_FORMATS: [(&str, EventFormat); 2] = [("json", EventFormat::Json), ("avro", EventFormat::Avro)];
+
+/// The one of `choices` that a node names; reported as no `what` if there is none.
+fn choice<T: Copy>(node: &Node, what: &str, choices: &[(&str, T)], reporter: &mut Reporter<'_>) -> Option<T> {
+    let text = String::decode(node, reporter)?;
+    let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let help = help_with_names(&text, "choices", &names);
+        reporter.error_with_help(node.span, format!("{} is not {what}", node.describe()), help);
+    }
+    found
+}
+
+impl Decode for RawStreamType {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        choice(node, "a type of stream", &STREAM_TYPES, reporter)
+    }
+}
+
+impl JsonSchema for RawStreamType {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "StreamType".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": STREAM_TYPES.map(|(name, _)| name)})
+    }
+}
+
+impl Decode for EventFormat {
+    fn decode(node: &Node, reporter: &mut Reporter<'_>) -> Option<Self> {
+        choice(node, "a format of events", &EVENT_FORMATS, reporter)
+    }
+}
+
+impl JsonSchema for EventFormat {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "EventFormat".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": EVENT_FORMATS.map(|(name, _)| name)})
     }
 }

@@ -9,7 +9,7 @@ use super::super::raw::{RawAggregation, RawFeatureView, Text};
 use super::super::value_type::ValueType;
 use super::catalog::{Catalog, check_name};
 use super::fields;
-use super::views::{Content, check_batch, check_duration};
+use super::views::{Content, check_duration, check_rows};
 use crate::diagnostics::{Located, Reporter, Span};
 use crate::time::format_duration;
 
@@ -90,7 +90,7 @@ fn check_source<'a>(
         return None;
     };
     if let Some(source) = sources.resolve(name, reporter) {
-        check_batch(name, source, reporter);
+        check_rows(name, source, reporter);
         if source.event_timestamp.is_none() {
             let message = format!("source `{}` has no `event_timestamp`, so no window can choose its rows", name.value);
             let help = "give the source an `event_timestamp`, or serve its rows as they are with `features`";

@@ -10,6 +10,7 @@ mod fields;
 mod on_demand;
 mod services;
 mod sources;
+mod streams;
 mod views;
 
 use std::collections::HashSet;

@@ -6,7 +6,7 @@ use super::super::model::{BatchLocation, Field, Source};
 use super::super::names::SourceName;
 use super::super::raw::{RawField, RawSource, Text};
 use super::super::value_type::ValueType;
-use super::fields;
+use super::{fields, streams};
 use crate::diagnostics::{Located, Reporter};
 
 pub fn source(raw: &RawSource, reporter: &mut Reporter<'_>) -> Source {
@@ -22,12 +22,17 @@ pub fn source(raw: &RawSource, reporter: &mut Reporter<'_>) -> Source {
             leave `created_timestamp` out if there is one column";
         reporter.error_with_help(created.span, message, help);
     }
+    streams::check(raw, reporter);
     Source {
         name: SourceName::new(&raw.name.value),
         batch: check_batch(raw, reporter),
         event_timestamp,
         created_timestamp,
         rename,
+        stream: raw.stream.as_ref().and_then(|stream| streams::stream(&stream.value, &schema, reporter)),
+        stream_from: raw.stream_from.as_ref().map(|from| from.value.0),
+        event_id: raw.event_id.as_ref().map(|column| column.value.clone()),
+        deduplicate_for: raw.deduplicate_for.as_ref().map(|duration| duration.value.0),
         schema,
         documentation: raw.documentation(),
     }

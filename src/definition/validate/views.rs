@@ -163,7 +163,7 @@ fn check_sql(sources: &Located<Vec<Text>>, sql: &Text, reporter: &mut Reporter<'
     }
 }
 
-/// Sources exist and can be read in batch; a view of static sources alone has no times to limit.
+/// Sources exist and have rows; a view of static sources alone has no times to limit.
 fn check_sources(raw: &RawFeatureView, sources: &Catalog<Source>, reporter: &mut Reporter<'_>) {
     let listed = raw.sources.iter().flat_map(|sources| &sources.value);
     let mut is_static = true;
@@ -173,7 +173,7 @@ fn check_sources(raw: &RawFeatureView, sources: &Catalog<Source>, reporter: &mut
             continue;
         };
         is_static &= source.event_timestamp.is_none();
-        check_batch(name, source, reporter);
+        check_rows(name, source, reporter);
     }
     if let (true, Some(ttl)) = (is_static, &raw.ttl) {
         let message = format!("`ttl` on feature view `{}`, whose rows have no time and hold always", raw.name.value);
@@ -182,11 +182,10 @@ fn check_sources(raw: &RawFeatureView, sources: &Catalog<Source>, reporter: &mut
 }
 
 /// `name` is where the view names the source.
-pub fn check_batch(name: &Text, source: &Source, reporter: &mut Reporter<'_>) {
-    if source.batch.is_none() {
-        let message = format!("source `{}` has no `batch` location", name.value);
-        let help = "add `batch: {format: …, path: …}` to the source; \
-            feature views over sources that are only pushed are not supported yet in this version";
+pub fn check_rows(name: &Text, source: &Source, reporter: &mut Reporter<'_>) {
+    if source.batch.is_none() && source.stream.is_none() {
+        let message = format!("source `{}` has neither a `batch` location nor a `stream`", name.value);
+        let help = "add `batch: {format: …, path: …}` or `stream: {type: push}` to the source";
         reporter.error_with_help(name.span, message, help);
     }
 }

@@ -6,6 +6,8 @@
 //! 0x02 | view (u32 BE) | schema version (u32 BE)         JSON: [{"name": …, "type": …}, …]
 //! 0x03 | view (u32 BE)                                   origin: id of the offline table (UTF-8)
 //! 0x04 | view (u32 BE)                                   retention of an aggregation view: JSON: [microseconds or null, …]
+//! 0x05 | view (u32 BE)                                   number of the view's stream side (u32 BE)
+//! 0x06 | name (UTF-8)                                    a note of stream ingestion
 //! ```
 
 use crate::definition::Field;
@@ -23,6 +25,8 @@ const TAG_POSITION: u8 = 0x01;
 const TAG_SCHEMA: u8 = 0x02;
 const TAG_ORIGIN: u8 = 0x03;
 const TAG_RETENTION: u8 = 0x04;
+const TAG_STREAM_SIDE: u8 = 0x05;
+const TAG_NOTE: u8 = 0x06;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MetaKey {
@@ -31,6 +35,7 @@ pub(super) enum MetaKey {
     Schema(ViewId, SchemaVersion),
     Origin(ViewId),
     Retention(ViewId),
+    StreamSide(ViewId),
 }
 
 impl MetaKey {
@@ -43,6 +48,7 @@ impl MetaKey {
             }
             MetaKey::Origin(view) => [&[TAG_ORIGIN][..], &view.0.to_be_bytes()].concat(),
             MetaKey::Retention(view) => [&[TAG_RETENTION][..], &view.0.to_be_bytes()].concat(),
+            MetaKey::StreamSide(view) => [&[TAG_STREAM_SIDE][..], &view.0.to_be_bytes()].concat(),
         }
     }
 
@@ -55,6 +61,7 @@ impl MetaKey {
             (TAG_SCHEMA, 8) => Some(MetaKey::Schema(ViewId(number(&rest[..4])?), SchemaVersion(number(&rest[4..])?))),
             (TAG_ORIGIN, 4) => Some(MetaKey::Origin(ViewId(number(rest)?))),
             (TAG_RETENTION, 4) => Some(MetaKey::Retention(ViewId(number(rest)?))),
+            (TAG_STREAM_SIDE, 4) => Some(MetaKey::StreamSide(ViewId(number(rest)?))),
             _ => None,
         }
     }
@@ -62,9 +69,11 @@ impl MetaKey {
     pub(super) fn view(self) -> Option<ViewId> {
         match self {
             MetaKey::FormatVersion => None,
-            MetaKey::Position(view) | MetaKey::Schema(view, _) | MetaKey::Origin(view) | MetaKey::Retention(view) => {
-                Some(view)
-            }
+            MetaKey::Position(view)
+            | MetaKey::Schema(view, _)
+            | MetaKey::Origin(view)
+            | MetaKey::Retention(view)
+            | MetaKey::StreamSide(view) => Some(view),
         }
     }
 
@@ -72,6 +81,11 @@ impl MetaKey {
     pub(super) fn schemas_of(view: ViewId) -> Vec<u8> {
         [&[TAG_SCHEMA][..], &view.0.to_be_bytes()].concat()
     }
+}
+
+/// The key of a note of stream ingestion.
+pub(super) fn note_key(name: &str) -> Vec<u8> {
+    [&[TAG_NOTE][..], name.as_bytes()].concat()
 }
 
 pub(super) fn encode_schema(features: &[Field]) -> Vec<u8> {
@@ -101,11 +115,12 @@ mod tests {
             MetaKey::Position(ViewId(7)),
             MetaKey::Origin(ViewId(8)),
             MetaKey::Retention(ViewId(9)),
+            MetaKey::StreamSide(ViewId(10)),
             MetaKey::Schema(ViewId(u32::MAX), SchemaVersion(0x0102_0304)),
         ] {
             assert_eq!(MetaKey::decode(&key.encode()), Some(key));
         }
-        for bytes in [&[][..], &[5], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
+        for bytes in [&[][..], &[7], &[0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 0]] {
             assert_eq!(MetaKey::decode(bytes), None, "{bytes:?}");
         }
     }

@@ -1,7 +1,8 @@
 //! The online store on one machine's disk, in RocksDB.
 //!
 //! ```text
-//! PATH/db/        the database: column families `timeline` (versions of rows) and `meta` (schemas, positions)
+//! PATH/db/        the database: column families `timeline` (versions of rows), `meta` (schemas, positions) and
+//!                 `default` (ids of events)
 //! PATH/ingest/    files of bulk writes under way; emptied when the store is opened
 //! ```
 //!
@@ -12,6 +13,7 @@ mod bulk;
 mod history;
 mod meta;
 mod options;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +37,8 @@ use super::error::OnlineStoreError;
 use super::key::{EncodedKeys, ViewId, seek_key, split_version_key, view_of, view_range};
 use super::value::SchemaVersion;
 use super::{
-    BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, Stretch, VersionRef, bare_fields, schema_version,
+    BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch, VersionRef, bare_fields,
+    schema_version,
 };
 use crate::definition::Field;
 use crate::time::{Clock, EventTimestamp};
@@ -56,6 +59,8 @@ pub struct RocksDbOnlineStore {
     /// Schemas that were asked for, by view: every read of values does.
     schemas: RwLock<HashMap<ViewId, Arc<Schemas>>>,
     retentions: Retentions,
+    /// The stream side of each view that has one.
+    sides: RwLock<HashMap<ViewId, ViewId>>,
 }
 
 impl fmt::Debug for RocksDbOnlineStore {
@@ -75,7 +80,7 @@ impl RocksDbOnlineStore {
         let retentions = Retentions::default();
         let timeline = options::timeline_options(options, &clock, &retentions);
         let families = [
-            ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, Options::default()),
+            ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options::event_ids_options()),
             ColumnFamilyDescriptor::new(META, Options::default()),
             ColumnFamilyDescriptor::new(TIMELINE, timeline.clone()),
         ];
@@ -90,9 +95,11 @@ impl RocksDbOnlineStore {
             registering: Mutex::new(()),
             schemas: RwLock::default(),
             retentions,
+            sides: RwLock::default(),
         };
         store.check_format_version()?;
         store.retentions.load(store.read_retentions()?);
+        store.load_sides()?;
         store.clear_ingest_folder()?;
         Ok(store)
     }
@@ -327,6 +334,39 @@ impl OnlineStore for RocksDbOnlineStore {
         entries.take(entries_max).map(|entry| entry.map_err(self.failed("be scanned"))).collect()
     }
 
+    fn stream_side(&self, view: ViewId) -> Option<ViewId> {
+        self.sides.read().unwrap_or_else(PoisonError::into_inner).get(&view).copied()
+    }
+
+    fn write_stream(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
+        self.write_changes(changes)
+    }
+
+    fn persist(&self) -> Result<(), OnlineStoreError> {
+        self.db.flush_wal(true).map_err(self.failed("make what it was given durable"))
+    }
+
+    fn get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, OnlineStoreError> {
+        self.get_values(TIMELINE, keys)
+    }
+
+    fn event_ids(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<i64>>, OnlineStoreError> {
+        self.get_event_ids(keys)
+    }
+
+    fn scan_event_ids(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        ids_max: usize,
+    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError> {
+        self.scan_ids(prefix, after, ids_max)
+    }
+
+    fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError> {
+        self.db.get_cf(&self.meta(), meta::note_key(name)).map_err(self.failed("read a note"))
+    }
+
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {
         let failed = || self.failed("delete a view");
         let _registering = self.registering.lock().unwrap_or_else(PoisonError::into_inner);
@@ -336,6 +376,7 @@ impl OnlineStore for RocksDbOnlineStore {
         batch.delete_cf(&meta, MetaKey::Position(view).encode());
         batch.delete_cf(&meta, MetaKey::Origin(view).encode());
         batch.delete_cf(&meta, MetaKey::Retention(view).encode());
+        batch.delete_cf(&meta, MetaKey::StreamSide(view).encode());
         for version in self.read_schemas(view)?.into_keys() {
             batch.delete_cf(&meta, MetaKey::Schema(view, version).encode());
         }
@@ -352,6 +393,7 @@ impl OnlineStore for RocksDbOnlineStore {
         // history filter could take a deleted version, whose deletion it does not see, for one that supersedes.
         self.db.compact_range_cf(&timeline, Some(start), Some(end));
         self.retentions.set(view, None);
+        self.sides.write().unwrap_or_else(PoisonError::into_inner).remove(&view);
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, LogLevel, Options, Sl
 
 use super::history::{HistoryFilterFactory, Retentions};
 use crate::online_store::key::VERSION_SUFFIX_LEN;
+use crate::online_store::stream::merge_rows;
 use crate::time::Clock;
 
 /// Settings of a [`RocksDbOnlineStore`](super::RocksDbOnlineStore).
@@ -63,6 +64,9 @@ pub(super) fn timeline_options(settings: &RocksDbOptions, clock: &Arc<dyn Clock>
     options.set_write_buffer_size(64 << 20);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_merge_operator_associative(ROWS_OPERATOR, |_, stored, operands| {
+        merge_rows(stored.into_iter().chain(operands.iter()))
+    });
     if let Some(history) = settings.history {
         options.set_compaction_filter_factory(HistoryFilterFactory {
             history,
@@ -70,6 +74,22 @@ pub(super) fn timeline_options(settings: &RocksDbOptions, clock: &Arc<dyn Clock>
             retentions: retentions.clone(),
         });
     }
+    options
+}
+
+/// Name of the operator that puts together the rows of streams.
+const ROWS_OPERATOR: &str = "asof.rows";
+
+/// Options of the column family of event ids, which are looked up whole.
+pub(super) fn event_ids_options() -> Options {
+    let mut options = Options::default();
+    let mut table = BlockBasedOptions::default();
+    table.set_bloom_filter(10.0, false);
+    options.set_block_based_table_factory(&table);
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.05);
+    options.set_write_buffer_size(32 << 20);
+    options.set_compression_type(DBCompressionType::Lz4);
     options
 }
 

@@ -1,0 +1,192 @@
+"""Pushed events: how many a second with durable acknowledgement, how soon they are visible, how long a restart takes.
+
+Usage: streams.py --asof COMMAND [--events N]
+
+The client runs on the same cores as the server. What the server itself takes is told by its CPU seconds.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import asof
+import numpy as np
+import pyarrow as pa
+
+KEYS = 10_000
+BATCH = 16_384
+START = 1_714_521_600_000_000
+
+DEFINITIONS = """
+entities:
+  - {{name: store, join_keys: [{{name: store, type: int64}}]}}
+sources:
+  - name: orders
+    schema: [{{name: order, type: int64}}, {{name: store, type: int64}}, {{name: at, type: timestamp}}, {{name: amount, type: float64}}]
+    event_timestamp: at
+    stream: {{type: push}}
+    {event_id}
+feature_views:
+{views}
+"""
+WINDOWS = """  - name: sales
+    entities: [store]
+    source: orders
+    aggregations:
+      - {function: count, windows: [1h, 1d, 7d]}
+      - {input: amount, function: sum, windows: [1h, 1d, 7d]}
+      - {input: amount, function: max, windows: [1h, 1d, 7d]}
+"""
+ROWS = "  - {name: newest, entities: [store], source: orders, features: [{name: amount, type: float64}]}\n"
+
+
+class Server:
+    def __init__(self, command: str, folder: Path) -> None:
+        began = time.monotonic()
+        arguments = [command, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json"]
+        self.process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        lines = [self.process.stdout.readline()]
+        while lines[-1] not in ("}\n", ""):
+            lines.append(self.process.stdout.readline())
+        self.client = asof.Client(json.loads("".join(lines))["grpc"])
+        self.started_s = time.monotonic() - began
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def project(command: str, views: str, event_id: bool = False) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="asof-streams-"))
+    (folder / "feature_defs").mkdir()
+    (folder / "asof.yaml").write_text("project: streams\n")
+    id_text = "event_id: order" if event_id else ""
+    (folder / "feature_defs/orders.yaml").write_text(DEFINITIONS.format(views=views, event_id=id_text))
+    subprocess.run([command, "apply", "--yes"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def events(first: int, count: int, rate: int = 2_000) -> pa.Table:
+    """`rate` events for each second of event time, a little out of order."""
+    generator = np.random.default_rng(first)
+    numbers = np.arange(first, first + count)
+    at = START + numbers * (1_000_000 // rate) - generator.integers(0, 60_000_000, count)
+    return pa.table(
+        {
+            "order": numbers,
+            "store": generator.integers(0, KEYS, count),
+            "at": pa.array(at, pa.timestamp("us", "UTC")),
+            "amount": np.round(generator.lognormal(3, 1, count), 2),
+        }
+    )
+
+
+def throughput(command: str, name: str, views: str, count: int, event_id: bool = False) -> float:
+    folder = project(command, views, event_id)
+    server = Server(command, folder)
+    server.client.push("orders", events(0, BATCH))
+    table = events(BATCH, count)
+    cpu, began = server.cpu_s(), time.monotonic()
+    result = server.client.push("orders", table, acknowledge="visible")
+    seconds, cpu = time.monotonic() - began, server.cpu_s() - cpu
+    assert result.accepted == count, result
+    rate = count / seconds
+    print(f"| {name} | {rate:,.0f} | {count / cpu:,.0f} | {server.rss_mb():.0f} |", flush=True)
+    server.stop()
+    shutil.rmtree(folder)
+    return rate
+
+
+def freshness(command: str, rate: float, per_push: int, seconds: float) -> None:
+    folder = project(command, WINDOWS)
+    server = Server(command, folder)
+    pushes = int(rate * seconds / per_push)
+    tables = [events(number * per_push, per_push) for number in range(pushes)]
+    latencies: list[float] = []
+    began = time.monotonic()
+    lock = threading.Lock()
+    place = iter(range(pushes))
+
+    def work() -> None:
+        while True:
+            with lock:
+                number = next(place, None)
+            if number is None:
+                return
+            due = began + number * per_push / rate
+            time.sleep(max(0.0, due - time.monotonic()))
+            server.client.push("orders", tables[number], acknowledge="visible")
+            latencies.append(time.monotonic() - due)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    achieved = pushes * per_push / (time.monotonic() - began)
+    p50, p99 = np.percentile(np.array(latencies) * 1000, [50, 99])
+    print(f"| {rate:,.0f} | {per_push} | {achieved:,.0f} | {p50:.1f} | {p99:.1f} |", flush=True)
+    server.stop()
+    shutil.rmtree(folder)
+
+
+def recovery(command: str, count: int) -> None:
+    folder = project(command, WINDOWS)
+    server = Server(command, folder)
+    chunk = 1_000_000
+    for first in range(0, count, chunk):
+        server.client.push("orders", events(first, min(chunk, count - first)))
+    rss = server.rss_mb()
+    server.kill()
+    again = Server(command, folder)
+    began = time.monotonic()
+    again.client.get_online_features(["sales"], {"store": [1, 2, 3]})
+    ready = again.started_s + time.monotonic() - began
+    began = time.monotonic()
+    again.client.push("orders", events(count, 1), acknowledge="visible")
+    print(f"| {count:,} | {rss:.0f} | {ready:.2f} | {ready + time.monotonic() - began:.2f} |", flush=True)
+    again.stop()
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--asof", required=True)
+    parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--recovery", type=int, default=10_000_000)
+    options = parser.parse_args()
+    command = str(Path(options.asof).absolute())
+    print(f"Durable pushes of {BATCH} events, one client; {KEYS} keys\n")
+    print("| view | events/s | events per CPU second of the server | RSS MB |\n| --- | --- | --- | --- |")
+    windows = throughput(command, "windows (9 features, 3 levels of tiles)", WINDOWS, options.events)
+    throughput(command, "rows", ROWS, options.events)
+    throughput(command, "windows and rows, with event ids", WINDOWS + ROWS, options.events, event_id=True)
+    print("\nFrom when an event is due to its being visible, open loop\n")
+    print("| events/s | events a push | achieved | p50 ms | p99 ms |\n| --- | --- | --- | --- | --- |")
+    freshness(command, 1_000, 10, 15)
+    freshness(command, windows / 2, 1_000, 10)
+    print("\nKilled after the last acknowledgement\n")
+    print("| events before | RSS MB | s until it answers | s until a push is visible |\n| --- | --- | --- | --- |")
+    recovery(command, options.recovery)
+
+
+if __name__ == "__main__":
+    main()

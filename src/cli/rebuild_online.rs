@@ -1,0 +1,74 @@
+//! `asof rebuild-online`.
+
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+
+use super::error::CliError;
+use super::explain::unknown_view;
+use super::online_access::OnlineAccess;
+use super::output::Output;
+use super::project::Project;
+use crate::materialization::{forget_position, sync_view};
+use crate::serving::pb::RebuildOnlineRequest;
+use crate::serving::pb::admin_client::AdminClient;
+
+#[derive(Debug, Args)]
+pub struct RebuildOnlineArguments {
+    /// The views whose online values are made anew; without any, all.
+    views: Vec<String>,
+}
+
+/// What was made anew: names, and rows put and deleted; names of views that streams feed.
+struct Rebuilt {
+    synced: Vec<(String, u64, u64)>,
+    streamed: Vec<String>,
+}
+
+pub async fn run(project: &Project, arguments: &RebuildOnlineArguments, output: Output) -> Result<(), CliError> {
+    let started = Instant::now();
+    let registry = project.applied().await?;
+    let known = || registry.definitions.feature_views.iter().map(|view| view.name.as_str());
+    if let Some(unknown) = arguments.views.iter().find(|name| known().all(|known| known != *name)) {
+        return Err(unknown_view(unknown, known()));
+    }
+    let rebuilt = match project.online_access().await? {
+        OnlineAccess::Server(channel) => {
+            let request = RebuildOnlineRequest { views: arguments.views.clone() };
+            let answer = AdminClient::new(channel).rebuild_online(request).await?.into_inner();
+            let synced = answer.views.into_iter().map(|view| (view.name, view.rows_put, view.rows_deleted));
+            Rebuilt { synced: synced.collect(), streamed: answer.streamed }
+        }
+        OnlineAccess::Store(store) => {
+            let mut synced = Vec::new();
+            let (offline, engine) = (project.offline_store()?, project.engine()?);
+            let chosen = |name: &str| arguments.views.is_empty() || arguments.views.iter().any(|view| view == name);
+            for view in registry.definitions.feature_views.iter().filter(|view| chosen(view.name.as_str())) {
+                forget_position(&registry, view, store.as_ref())?;
+                let done = sync_view(&registry, view, &offline, store.as_ref(), &engine).await?;
+                synced.push((view.name.as_str().to_owned(), done.rows_put, done.rows_deleted));
+            }
+            let streamed = match super::streams::streamed_sources(&registry.definitions).next() {
+                Some(_) => {
+                    let ingestion = project.open_streams(&registry, store).await?;
+                    let fed = ingestion.fed_views(&arguments.views);
+                    let rebuilt = if fed.is_empty() { Ok(fed) } else { ingestion.rebuild(&fed).await };
+                    ingestion.close().await?;
+                    rebuilt?.iter().map(|view| view.as_str().to_owned()).collect()
+                }
+                None => Vec::new(),
+            };
+            Rebuilt { synced, streamed }
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    for (name, put, deleted) in &rebuilt.synced {
+        let streamed = if rebuilt.streamed.contains(name) { ", and what streams brought built anew" } else { "" };
+        output.say(format!("{name}: {put} rows put, {deleted} deleted{streamed}"));
+    }
+    output.say(format!("online values made anew in {seconds:.1} s"));
+    let view = |(name, put, deleted): &(String, u64, u64)| json!({"name": name, "rows_put": put, "rows_deleted": deleted, "streamed": rebuilt.streamed.contains(name)});
+    output.document(&json!({"views": rebuilt.synced.iter().map(view).collect::<Vec<_>>(), "seconds": seconds}));
+    Ok(())
+}

@@ -1,0 +1,375 @@
+//! Tables of streams: the events of a source as they were accepted, and those that were refused.
+//!
+//! Rows are only ever added. Each commit carries, as a Delta application transaction, the position in the log that
+//! its rows reach up to: what was committed already is told from what was not, however often it is tried.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::{Action, Add, LogicalFileView, MetadataExt, Transaction};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::writer::DeltaWriter;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use futures::TryStreamExt;
+use url::Url;
+
+use super::replace::{delta_schema, is_conflict, new_writer};
+use super::{OfflineStore, OfflineStoreError, table_exists};
+use crate::definition::SourceName;
+
+/// How often a commit is tried again after commits of others.
+const COMMIT_TRIES_MAX: usize = 100;
+/// Files smaller than this are brought together once there are so many.
+const SMALL_FILE_BYTES: i64 = 16 << 20;
+const SMALL_FILES_MAX: usize = 32;
+const FILE_BYTES_TARGET: i64 = 128 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// What was accepted: the columns of the stream, and when each came in.
+    Accepted,
+    /// What was not: when it came in, why it was refused, its bytes.
+    DeadLetters,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EventKind::Accepted => "event table",
+            EventKind::DeadLetters => "dead-letter table",
+        })
+    }
+}
+
+impl EventKind {
+    fn folder(self) -> &'static str {
+        match self {
+            EventKind::Accepted => "sources",
+            EventKind::DeadLetters => "dead_letters",
+        }
+    }
+}
+
+/// One version of a table of events.
+#[derive(Debug, Clone)]
+pub struct EventTable {
+    kind: EventKind,
+    name: SourceName,
+    table: DeltaTable,
+    version: u64,
+}
+
+/// How far rows reach, once they are added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The log that they come through.
+    pub log: String,
+    pub position: u64,
+    /// The next offset of each partition of a topic that they come from.
+    pub topics: BTreeMap<(String, i32), i64>,
+}
+
+/// What an append did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    pub table_version: u64,
+    /// False: what it was given is there since an earlier one.
+    pub is_new: bool,
+}
+
+/// The rows of event tables by source, for queries of `context`.
+///
+/// # Errors
+/// A table that cannot be read.
+pub async fn event_providers(
+    tables: &[EventTable],
+    context: &SessionContext,
+) -> Result<HashMap<SourceName, Arc<dyn TableProvider>>, OfflineStoreError> {
+    let mut providers = HashMap::new();
+    for table in tables {
+        providers.insert(table.name.clone(), table.provider(context).await?);
+    }
+    Ok(providers)
+}
+
+impl EventTable {
+    /// The source whose events it holds.
+    pub fn source(&self) -> &SourceName {
+        &self.name
+    }
+
+    /// Version of the Delta table.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How far the rows of this version reach in a log; None: it has none of that log.
+    pub async fn position(&self, log: &str) -> Result<Option<u64>, OfflineStoreError> {
+        let failed = |source| self.failed("read", source);
+        let snapshot = self.table.snapshot().map_err(failed)?;
+        let log_store = self.table.log_store();
+        let version = snapshot.transaction_version(log_store.as_ref(), &application(log)).await.map_err(failed)?;
+        Ok(version.and_then(|version| u64::try_from(version).ok()))
+    }
+
+    /// The offset of a partition that comes after the rows of this version; None: it has none of that partition.
+    pub async fn next_offset(&self, topic: &str, partition: i32) -> Result<Option<i64>, OfflineStoreError> {
+        let failed = |source| self.failed("read", source);
+        let snapshot = self.table.snapshot().map_err(failed)?;
+        let log_store = self.table.log_store();
+        let application = topic_application(topic, partition);
+        snapshot.transaction_version(log_store.as_ref(), &application).await.map_err(failed)
+    }
+
+    /// Columns of the table.
+    pub fn schema(&self) -> Result<SchemaRef, OfflineStoreError> {
+        let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
+        Ok(snapshot.snapshot().arrow_schema())
+    }
+
+    /// The rows of this version, for queries of `context`.
+    pub async fn provider(&self, context: &SessionContext) -> Result<Arc<dyn TableProvider>, OfflineStoreError> {
+        let builder = self.table.table_provider().with_session(Arc::new(context.state()));
+        builder.await.map_err(|source| self.failed("read", DeltaTableError::generic(source.to_string())))
+    }
+
+    /// The rows of some files, in their order.
+    async fn rows_of(&self, paths: Vec<String>) -> Result<Vec<RecordBatch>, DeltaTableError> {
+        let mut config = SessionConfig::new().with_target_partitions(1);
+        config.options_mut().execution.parquet.schema_force_view_types = false;
+        let context = SessionContext::new_with_config(config);
+        let builder = self.table.table_provider().with_session(Arc::new(context.state())).with_file_paths(paths);
+        let rows = async { context.read_table(builder.await?)?.execute_stream().await?.try_collect().await };
+        rows.await.map_err(|error: datafusion::error::DataFusionError| DeltaTableError::generic(error.to_string()))
+    }
+
+    fn failed(&self, action: &'static str, source: DeltaTableError) -> OfflineStoreError {
+        failed(self.kind, &self.name, action)(source)
+    }
+}
+
+impl OfflineStore {
+    /// The newest version of a source's table; None where nothing was written yet.
+    pub async fn event_table(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+    ) -> Result<Option<EventTable>, OfflineStoreError> {
+        let failed = |source| failed(kind, name, "read")(source);
+        let mut table = self.unloaded_events(kind, name).map_err(failed)?;
+        if !table_exists(&table).await.map_err(failed)? {
+            return Ok(None);
+        }
+        table.load().await.map_err(failed)?;
+        self.loaded(kind, name, table).map(Some).map_err(failed)
+    }
+
+    /// The table as it was at `version`; None where that cannot be read any more.
+    pub async fn event_table_at(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        version: u64,
+    ) -> Result<Option<EventTable>, OfflineStoreError> {
+        let failed = |source| failed(kind, name, "read")(source);
+        let mut table = self.unloaded_events(kind, name).map_err(failed)?;
+        match table.load_version(version).await {
+            Ok(()) => self.loaded(kind, name, table).map(Some).map_err(failed),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The event tables of these sources that there are.
+    pub async fn event_tables(
+        &self,
+        names: impl IntoIterator<Item = &SourceName>,
+    ) -> Result<Vec<EventTable>, OfflineStoreError> {
+        let mut tables = Vec::new();
+        for name in names {
+            tables.extend(self.event_table(EventKind::Accepted, name).await?);
+        }
+        Ok(tables)
+    }
+
+    /// Adds rows in one commit; nothing where those that reach as far are there already.
+    ///
+    /// # Errors
+    /// A table that cannot be written; it is as it was.
+    pub async fn append_events(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        rows: &RecordBatch,
+        reach: &Reach,
+    ) -> Result<Appended, OfflineStoreError> {
+        let mut table = self.event_table_or_create(kind, name, &rows.schema()).await?;
+        let mut adds: Option<Vec<Add>> = None;
+        for _ in 0..COMMIT_TRIES_MAX {
+            if table.position(&reach.log).await?.is_some_and(|known| known >= reach.position) {
+                return Ok(Appended { table_version: table.version, is_new: false });
+            }
+            let failed = |source| table.failed("written", source);
+            let files = match &adds {
+                Some(files) => files,
+                None => adds.insert(write(&table.table, rows).await.map_err(failed)?),
+            };
+            match commit_append(&table, rows, files, reach).await {
+                Ok(table_version) => return Ok(Appended { table_version, is_new: true }),
+                Err(error) if is_conflict(&error) => {
+                    table = self.event_table_or_create(kind, name, &rows.schema()).await?;
+                }
+                Err(error) => return Err(table.failed("committed to", error)),
+            }
+        }
+        Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
+    }
+
+    /// Brings small files together once there are many, in a commit that changes no row. Gives how many there were.
+    ///
+    /// # Errors
+    /// A table that cannot be read or written; it is as it was.
+    pub async fn compact_events(&self, kind: EventKind, name: &SourceName) -> Result<usize, OfflineStoreError> {
+        let Some(table) = self.event_table(kind, name).await? else { return Ok(0) };
+        let failed = |source| table.failed("compacted", source);
+        let snapshot = table.table.snapshot().map_err(failed)?.snapshot();
+        let mut bytes = 0;
+        let mut small: Vec<LogicalFileView> = Vec::new();
+        let files = snapshot.log_data();
+        for file in files.iter().filter(|file| file.size() < SMALL_FILE_BYTES) {
+            bytes += file.size();
+            if bytes > FILE_BYTES_TARGET {
+                break;
+            }
+            small.push(file);
+        }
+        if small.len() < SMALL_FILES_MAX {
+            return Ok(0);
+        }
+        let paths = small.iter().map(|file| file.path().into_owned()).collect();
+        let rows = table.rows_of(paths).await.map_err(failed)?;
+        let Some(first) = rows.first() else { return Ok(0) };
+        let rows = arrow::compute::concat_batches(&first.schema(), &rows).map_err(|error| failed(error.into()))?;
+        let adds = write(&table.table, &rows).await.map_err(failed)?;
+        let moved = |mut add: Add| {
+            add.data_change = false;
+            Action::Add(add)
+        };
+        let removes = small.iter().map(|file| Action::Remove(file.remove_action(false)));
+        let actions = adds.into_iter().map(moved).chain(removes).collect();
+        let operation = DeltaOperation::Optimize { predicate: None, target_size: FILE_BYTES_TARGET };
+        let builder = CommitBuilder::from(CommitProperties::default().with_max_retries(0)).with_actions(actions);
+        match builder.build(Some(snapshot), table.table.log_store(), operation).await {
+            Ok(_) => Ok(small.len()),
+            // Another time.
+            Err(error) if is_conflict(&error) => Ok(0),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn unloaded_events(&self, kind: EventKind, name: &SourceName) -> Result<DeltaTable, DeltaTableError> {
+        DeltaTableBuilder::from_url(self.event_url(kind, name))?.build()
+    }
+
+    /// Where a source's table of events stands.
+    pub fn event_url(&self, kind: EventKind, name: &SourceName) -> Url {
+        self.root.join(&format!("{}/{name}/", kind.folder())).expect("a valid name is a valid path segment")
+    }
+
+    fn loaded(&self, kind: EventKind, name: &SourceName, table: DeltaTable) -> Result<EventTable, DeltaTableError> {
+        let version = table.snapshot()?.version();
+        Ok(EventTable { kind, name: name.clone(), table, version })
+    }
+
+    async fn event_table_or_create(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        schema: &SchemaRef,
+    ) -> Result<EventTable, OfflineStoreError> {
+        if let Some(table) = self.event_table(kind, name).await? {
+            return Ok(table);
+        }
+        let failed = |source| failed(kind, name, "created")(source);
+        let columns = delta_schema(schema).map_err(failed)?;
+        if self.root.scheme() == "file"
+            && let Ok(path) = self.event_url(kind, name).to_file_path()
+        {
+            std::fs::create_dir_all(path).map_err(|source| failed(DeltaTableError::Io { source }))?;
+        }
+        let table = self.unloaded_events(kind, name).map_err(failed)?;
+        let created = table
+            .create()
+            .with_table_name(name.as_str())
+            .with_columns(columns.fields().cloned())
+            .with_save_mode(SaveMode::Ignore)
+            .await;
+        match created {
+            Ok(_) => {}
+            Err(error) if is_conflict(&error) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        self.event_table(kind, name).await?.ok_or_else(|| failed(DeltaTableError::NotInitialized))
+    }
+}
+
+fn application(log: &str) -> String {
+    format!("asof.log.{log}")
+}
+
+fn topic_application(topic: &str, partition: i32) -> String {
+    format!("asof.topic.{topic}/{partition}")
+}
+
+fn failed<'a>(
+    kind: EventKind,
+    name: &'a SourceName,
+    action: &'static str,
+) -> impl Fn(DeltaTableError) -> OfflineStoreError + 'a {
+    move |source| OfflineStoreError::Events { kind, name: name.clone(), action, source: Box::new(source) }
+}
+
+/// Writes rows into new files that no commit names yet.
+async fn write(table: &DeltaTable, rows: &RecordBatch) -> Result<Vec<Add>, DeltaTableError> {
+    let mut writer = new_writer(table, &rows.schema(), rows)?;
+    writer.write(rows.clone()).await?;
+    writer.flush().await
+}
+
+async fn commit_append(
+    table: &EventTable,
+    rows: &RecordBatch,
+    adds: &[Add],
+    reach: &Reach,
+) -> Result<u64, DeltaTableError> {
+    let snapshot = table.table.snapshot()?;
+    let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
+    if let Some(schema) = wider_schema(&snapshot.snapshot().arrow_schema(), &rows.schema()) {
+        let metadata = snapshot.metadata().clone().with_schema(&delta_schema(&schema)?);
+        actions.push(Action::Metadata(metadata?));
+    }
+    let position = i64::try_from(reach.position).unwrap_or(i64::MAX);
+    let mut transactions = vec![Transaction::new(application(&reach.log), position)];
+    let topics = reach
+        .topics
+        .iter()
+        .map(|((topic, partition), offset)| Transaction::new(topic_application(topic, *partition), *offset));
+    transactions.extend(topics);
+    let properties = CommitProperties::default().with_application_transactions(transactions).with_max_retries(0);
+    let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+    let builder = CommitBuilder::from(properties).with_actions(actions);
+    let finalized = builder.build(Some(snapshot.snapshot()), table.table.log_store(), operation).await?;
+    Ok(finalized.version())
+}
+
+/// The table's columns and those that are new in the rows; None where none is.
+fn wider_schema(table: &SchemaRef, rows: &SchemaRef) -> Option<SchemaRef> {
+    let new: Vec<_> =
+        rows.fields().iter().filter(|field| table.field_with_name(field.name()).is_err()).cloned().collect();
+    (!new.is_empty()).then(|| Arc::new(Schema::new(table.fields().iter().cloned().chain(new).collect::<Vec<_>>())))
+}

@@ -1,0 +1,92 @@
+//! What streams write and look up.
+
+use std::sync::PoisonError;
+
+use rocksdb::{DEFAULT_COLUMN_FAMILY_NAME, Direction, IteratorMode, WriteBatch};
+
+use super::meta::{MetaKey, note_key};
+use super::{RocksDbOnlineStore, all_keys};
+use crate::online_store::error::OnlineStoreError;
+use crate::online_store::key::ViewId;
+use crate::online_store::stream::StreamChanges;
+
+impl RocksDbOnlineStore {
+    pub(super) fn load_sides(&self) -> Result<(), OnlineStoreError> {
+        let mut sides = self.sides.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in self.db.iterator_cf(&self.meta(), IteratorMode::Start) {
+            let (key, value) = entry.map_err(self.failed("read the side of a stream"))?;
+            if let Some(MetaKey::StreamSide(view)) = MetaKey::decode(&key) {
+                let side = <[u8; 4]>::try_from(value.as_ref());
+                let side = side.map_err(|_| OnlineStoreError::CorruptEntry { entry: "stream side", view })?;
+                sides.insert(view, ViewId(u32::from_be_bytes(side)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_changes(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
+        let (timeline, meta, ids) = (self.timeline(), self.meta(), self.family(DEFAULT_COLUMN_FAMILY_NAME));
+        let mut batch = WriteBatch::default();
+        for (key, value) in &changes.merges {
+            batch.merge_cf(&timeline, key, value);
+        }
+        for (key, value) in &changes.puts {
+            batch.put_cf(&timeline, key, value);
+        }
+        for (key, received_at) in &changes.event_ids {
+            batch.put_cf(&ids, key, received_at.to_be_bytes());
+        }
+        for key in &changes.forgotten_ids {
+            batch.delete_cf(&ids, key);
+        }
+        for (name, value) in &changes.notes {
+            batch.put_cf(&meta, note_key(name), value);
+        }
+        for (view, side) in &changes.sides {
+            batch.put_cf(&meta, MetaKey::StreamSide(*view).encode(), side.0.to_be_bytes());
+        }
+        // Not synced: the events are in a log that is, from which a crash of the machine is repaired.
+        self.db.write(batch).map_err(self.failed("write what a stream brought"))?;
+        if !changes.sides.is_empty() {
+            self.sides.write().unwrap_or_else(PoisonError::into_inner).extend(changes.sides.iter().copied());
+        }
+        Ok(())
+    }
+
+    pub(super) fn get_values(&self, family: &str, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, OnlineStoreError> {
+        let family = self.family(family);
+        let values = self.db.batched_multi_get_cf(&family, keys, false);
+        let value =
+            |value: Result<Option<rocksdb::DBPinnableSlice<'_>>, _>| value.map(|value| value.map(|v| v.to_vec()));
+        values.into_iter().map(|found| value(found).map_err(self.failed("be read"))).collect()
+    }
+
+    pub(super) fn get_event_ids(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<i64>>, OnlineStoreError> {
+        let values = self.get_values(DEFAULT_COLUMN_FAMILY_NAME, keys)?;
+        values.into_iter().map(|value| value.map(|value| received_at(&value)).transpose()).collect()
+    }
+
+    pub(super) fn scan_ids(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        ids_max: usize,
+    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError> {
+        let start = after.map_or_else(|| prefix.to_vec(), |after| [after, &[0]].concat());
+        let mode = IteratorMode::From(&start, Direction::Forward);
+        let mut ids = Vec::new();
+        for entry in self.db.iterator_cf_opt(&self.family(DEFAULT_COLUMN_FAMILY_NAME), all_keys(), mode).take(ids_max) {
+            let (key, value) = entry.map_err(self.failed("be scanned"))?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            ids.push((key, received_at(&value)?));
+        }
+        Ok(ids)
+    }
+}
+
+fn received_at(value: &[u8]) -> Result<i64, OnlineStoreError> {
+    let bytes = <[u8; 8]>::try_from(value);
+    bytes.map(i64::from_be_bytes).map_err(|_| OnlineStoreError::CorruptEntry { entry: "event id", view: ViewId(0) })
+}

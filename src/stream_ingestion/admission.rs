@@ -1,0 +1,337 @@
+//! Which events are taken: decided once, before they are logged, so that nothing that is replayed is judged again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+
+use super::IngestionError;
+use super::rows::{EventSchema, ReadRows, Refused};
+use crate::arrow_types::UTC;
+use crate::definition::{Source, SourceName, ValueType};
+use crate::online_store::{KeyEncoder, OnlineStore, OnlineStoreError, ViewId};
+use crate::time::{EventTimestamp, duration_micros};
+
+/// Column of event tables that says when an event came in.
+pub const RECEIVED_AT: &str = "asof_received_at";
+
+/// What became of the rows of a push.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushSummary {
+    pub accepted: u64,
+    /// Events whose id came before.
+    pub duplicates: u64,
+    /// Events before `stream_from`.
+    pub ignored: u64,
+    /// Events later than the stream allows; they are among the dead letters, too.
+    pub late: u64,
+    pub dead_letters: u64,
+    /// The first reasons, with the rows they concern, from 0.
+    pub reasons: Vec<(u64, String)>,
+}
+
+/// Reasons that a summary tells.
+const REASONS_MAX: usize = 10;
+
+impl PushSummary {
+    pub fn add(&mut self, other: &PushSummary, rows_before: u64) {
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        self.ignored += other.ignored;
+        self.late += other.late;
+        self.dead_letters += other.dead_letters;
+        let reasons = other.reasons.iter().map(|(row, reason)| (row + rows_before, reason.clone()));
+        self.reasons.extend(reasons.take(REASONS_MAX.saturating_sub(self.reasons.len())));
+    }
+}
+
+/// Rows that were judged.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Those that count, with when they came in.
+    pub accepted: Option<RecordBatch>,
+    pub dead_letters: Option<RecordBatch>,
+    pub summary: PushSummary,
+    /// What [`Admission::revoke`] takes back.
+    pub ids: Vec<Vec<u8>>,
+    pub watermark: Option<i64>,
+}
+
+/// Where a row of a topic comes from.
+#[derive(Debug, Clone)]
+pub struct MessagePlace {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// Judges the events of one source, one batch after the other.
+#[derive(Debug)]
+pub struct Admission {
+    pub schema: EventSchema,
+    accepted_schema: SchemaRef,
+    ids: Option<EventIds>,
+    stream_from: Option<i64>,
+    /// Microseconds.
+    allowed_lateness: Option<i64>,
+    remember: i64,
+    /// The greatest event timestamp accepted so far.
+    watermark: Option<i64>,
+    /// The same, of what is durable.
+    durable_watermark: Option<i64>,
+    /// Ids that are accepted and not in the store yet, and when their events came in.
+    pending_ids: HashMap<Vec<u8>, i64>,
+}
+
+impl Admission {
+    /// None: the source has no stream.
+    pub fn new(source: &Source, watermark: Option<i64>) -> Option<Self> {
+        let schema = EventSchema::new(source)?;
+        let mut fields: Vec<_> = schema.schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(instant_field(RECEIVED_AT)));
+        let lateness = source.stream.as_ref()?.allowed_lateness;
+        Some(Admission {
+            accepted_schema: Arc::new(Schema::new(fields)),
+            ids: EventIds::new(&schema),
+            stream_from: source.stream_from.map(EventTimestamp::micros),
+            allowed_lateness: lateness.map(duration_micros),
+            remember: source.remembers_ids_for().map_or(0, duration_micros),
+            watermark,
+            durable_watermark: watermark,
+            pending_ids: HashMap::new(),
+            schema,
+        })
+    }
+
+    /// Columns of accepted events.
+    pub fn accepted_schema(&self) -> SchemaRef {
+        Arc::clone(&self.accepted_schema)
+    }
+
+    /// Takes over what an earlier version of the definitions had under way.
+    pub fn inherit(&mut self, earlier: Admission) {
+        self.pending_ids = earlier.pending_ids;
+        self.watermark = self.watermark.max(earlier.watermark);
+        self.durable_watermark = self.durable_watermark.max(earlier.durable_watermark);
+    }
+
+    /// Judges rows that came in at `now`; `raw` tells a row as it was sent.
+    ///
+    /// # Errors
+    /// A store that cannot tell which ids it knows; nothing is changed.
+    pub fn admit(
+        &mut self,
+        store: &dyn OnlineStore,
+        read: ReadRows,
+        now: EventTimestamp,
+        raw: &dyn Fn(usize) -> Vec<u8>,
+        places: Option<&[MessagePlace]>,
+    ) -> Result<Admitted, IngestionError> {
+        let rows = read.rows.num_rows();
+        let ids = self.ids.as_ref().map(|ids| ids.of(&read.rows)).transpose()?;
+        let known = match &ids {
+            Some(ids) => self.known_ids(store, ids, now)?,
+            None => vec![false; rows],
+        };
+        let mut summary = PushSummary::default();
+        let mut refused = read.refused;
+        let mut taken = vec![false; rows];
+        let mut new_ids = Vec::new();
+        let times = read.rows.column(self.schema.event_timestamp).as_primitive::<TimestampMicrosecondType>();
+        for row in 0..rows {
+            let refuse = |reason: String| Refused { row: read.places[row], reason, raw: raw(read.places[row]) };
+            if times.is_null(row) {
+                let column = &self.schema.columns[self.schema.event_timestamp].name;
+                refused.push(refuse(format!("column `{column}` is null, and an event has a time")));
+                continue;
+            }
+            let time = times.value(row);
+            let id = match ids.as_ref().map(|ids| &ids[row]) {
+                Some(None) => {
+                    let column = self.schema.event_id.map_or("", |column| &self.schema.columns[column].name);
+                    refused.push(refuse(format!("column `{column}` is null, and tells an event from all others")));
+                    continue;
+                }
+                Some(Some(id)) => Some(id),
+                None => None,
+            };
+            if self.stream_from.is_some_and(|from| time < from) {
+                summary.ignored += 1;
+                continue;
+            }
+            if known[row]
+                || id.is_some_and(|id| self.pending_ids.get(id).is_some_and(|at| self.is_remembered(*at, now)))
+            {
+                summary.duplicates += 1;
+                continue;
+            }
+            if let (Some(lateness), Some(watermark)) = (self.allowed_lateness, self.watermark)
+                && time < watermark.saturating_sub(lateness)
+            {
+                let [time, watermark] = [time, watermark].map(EventTimestamp::from_micros);
+                summary.late += 1;
+                refused
+                    .push(refuse(format!("its time {time} is later than is allowed after the watermark {watermark}")));
+                continue;
+            }
+            self.watermark = self.watermark.max(Some(time));
+            if let Some(id) = id {
+                self.pending_ids.insert(id.clone(), now.micros());
+                new_ids.push(id.clone());
+            }
+            taken[row] = true;
+            summary.accepted += 1;
+        }
+        refused.sort_by_key(|refused| refused.row);
+        summary.dead_letters = refused.len() as u64;
+        summary.reasons =
+            refused.iter().take(REASONS_MAX).map(|refused| (refused.row as u64, refused.reason.clone())).collect();
+        let accepted = (summary.accepted > 0).then(|| self.accepted_rows(&read.rows, taken, now)).transpose()?;
+        let dead_letters = (!refused.is_empty()).then(|| dead_letters(&refused, now, places));
+        Ok(Admitted { accepted, dead_letters, summary, ids: new_ids, watermark: self.watermark })
+    }
+
+    fn accepted_rows(
+        &self,
+        rows: &RecordBatch,
+        taken: Vec<bool>,
+        now: EventTimestamp,
+    ) -> Result<RecordBatch, IngestionError> {
+        let failed = |error: arrow::error::ArrowError| IngestionError::Encode { problem: error.to_string() };
+        let all = taken.iter().all(|taken| *taken);
+        let rows =
+            if all { rows.clone() } else { filter_record_batch(rows, &BooleanArray::from(taken)).map_err(failed)? };
+        let mut columns = rows.columns().to_vec();
+        columns.push(Arc::new(instants(std::iter::repeat_n(now, rows.num_rows()))));
+        RecordBatch::try_new(Arc::clone(&self.accepted_schema), columns).map_err(failed)
+    }
+
+    fn known_ids(
+        &self,
+        store: &dyn OnlineStore,
+        ids: &[Option<Vec<u8>>],
+        now: EventTimestamp,
+    ) -> Result<Vec<bool>, IngestionError> {
+        let asked: Vec<Vec<u8>> = ids.iter().flatten().cloned().collect();
+        let mut found = store.event_ids(&asked)?.into_iter();
+        let known = |id: &Option<Vec<u8>>| {
+            let received_at = id.as_ref().and_then(|_| found.next().flatten());
+            received_at.is_some_and(|received_at| self.is_remembered(received_at, now))
+        };
+        Ok(ids.iter().map(known).collect())
+    }
+
+    /// Whether an event that came in at `received_at` makes one of its id that comes in now a repeat.
+    fn is_remembered(&self, received_at: i64, now: EventTimestamp) -> bool {
+        now.micros().saturating_sub(received_at) < self.remember
+    }
+
+    /// The ids of accepted rows, as the store keeps them; empty where events have none.
+    ///
+    /// # Errors
+    /// Rows of another schema.
+    pub fn ids_of(&self, rows: &RecordBatch) -> Result<Vec<Vec<u8>>, IngestionError> {
+        let Some(ids) = &self.ids else { return Ok(Vec::new()) };
+        Ok(ids.of(rows)?.into_iter().flatten().collect())
+    }
+
+    /// What begins the ids of this source in the store.
+    pub fn id_prefix(&self) -> Option<&[u8]> {
+        self.ids.as_ref().map(|ids| ids.prefix.as_slice())
+    }
+
+    /// Instants up to which ids are forgotten, of events that came in before them.
+    pub fn forgotten_before(&self, now: EventTimestamp) -> i64 {
+        now.micros().saturating_sub(self.remember)
+    }
+
+    /// Rows were written to the log.
+    pub fn confirm(&mut self, watermark: Option<i64>) {
+        self.durable_watermark = self.durable_watermark.max(watermark);
+        self.watermark = self.watermark.max(self.durable_watermark);
+    }
+
+    /// Rows that were admitted could not be written to the log.
+    pub fn revoke(&mut self, ids: &[Vec<u8>]) {
+        self.stored(ids);
+        self.watermark = self.durable_watermark;
+    }
+
+    /// The store knows these ids now.
+    pub fn stored(&mut self, ids: &[Vec<u8>]) {
+        for id in ids {
+            self.pending_ids.remove(id);
+        }
+    }
+}
+
+/// Event ids as bytes: the source's name, a zero, the id as a join key is encoded.
+#[derive(Debug)]
+pub struct EventIds {
+    prefix: Vec<u8>,
+    encoder: KeyEncoder,
+    column: String,
+}
+
+impl EventIds {
+    fn new(schema: &EventSchema) -> Option<Self> {
+        let column = &schema.columns[schema.event_id?];
+        let encoder = KeyEncoder::new(ViewId(0), std::slice::from_ref(&column.value_type)).ok()?;
+        Some(EventIds { prefix: id_prefix(&schema.source), encoder, column: column.name.clone() })
+    }
+
+    fn of(&self, rows: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>, IngestionError> {
+        let Some(column) = rows.column_by_name(&self.column) else {
+            return Ok(vec![None; rows.num_rows()]);
+        };
+        let keys =
+            self.encoder.encode(std::slice::from_ref(column), rows.num_rows()).map_err(OnlineStoreError::from)?;
+        // The first four bytes are those of a view.
+        let id = |key: Option<&[u8]>| key.map(|key| [self.prefix.as_slice(), &key[4..]].concat());
+        Ok(keys.iter().map(id).collect())
+    }
+}
+
+fn id_prefix(source: &SourceName) -> Vec<u8> {
+    [source.as_str().as_bytes(), &[0]].concat()
+}
+
+fn instant_field(name: &str) -> Field {
+    Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into())), true)
+}
+
+fn instants(instants: impl Iterator<Item = EventTimestamp>) -> TimestampMicrosecondArray {
+    TimestampMicrosecondArray::from_iter_values(instants.map(EventTimestamp::micros)).with_timezone(UTC)
+}
+
+/// The rows of the dead-letter table: when each came in, why it was refused, its bytes, and its place in a topic.
+fn dead_letters(refused: &[Refused], now: EventTimestamp, places: Option<&[MessagePlace]>) -> RecordBatch {
+    let place = |refused: &Refused| places.and_then(|places| places.get(refused.row));
+    let topics = refused.iter().map(|refused| place(refused).map(|place| place.topic.to_string()));
+    let partitions = refused.iter().map(|refused| place(refused).map(|place| place.partition));
+    let offsets = refused.iter().map(|refused| place(refused).map(|place| place.offset));
+    let columns: [(&str, ArrayRef); 6] = [
+        ("received_at", Arc::new(instants(std::iter::repeat_n(now, refused.len())))),
+        ("reason", Arc::new(StringArray::from_iter_values(refused.iter().map(|refused| &refused.reason)))),
+        ("raw", Arc::new(BinaryArray::from_iter_values(refused.iter().map(|refused| &refused.raw)))),
+        ("topic", Arc::new(topics.collect::<StringArray>())),
+        ("partition", Arc::new(partitions.collect::<Int32Array>())),
+        ("offset", Arc::new(offsets.collect::<Int64Array>())),
+    ];
+    let fields = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    RecordBatch::try_new(schema, columns.into_iter().map(|(_, array)| array).collect())
+        .expect("all columns have a value a letter")
+}
+
+/// Whether a column of an event table can take values of a declared type.
+pub fn is_stored_as(stored: &DataType, declared: &ValueType) -> bool {
+    let wanted = crate::arrow_types::arrow_type(declared);
+    // Tables name the items of lists in their own way.
+    stored.equals_datatype(&wanted)
+}

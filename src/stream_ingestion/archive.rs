@@ -1,0 +1,177 @@
+//! What waits to be written to the tables of events: rows are gathered until they make files of a sensible size, or
+//! somebody wants them there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+
+use super::IngestionError;
+use super::fail_point::fail_point;
+use super::log::Logged;
+use crate::definition::SourceName;
+use crate::offline_store::{EventKind, OfflineStore, Reach};
+
+/// Commits of one table between which its small files are looked at.
+const COMMITS_BETWEEN_COMPACTIONS: u64 = 16;
+
+#[derive(Debug, Default)]
+pub struct Archive {
+    waiting: Mutex<Waiting>,
+    /// One writer at a time: commits of a table keep the order of the log.
+    writing: tokio::sync::Mutex<HashMap<Table, TableState>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    records: Vec<Logged>,
+    bytes: usize,
+    /// The last record that was given, or needed nothing.
+    last: u64,
+}
+
+impl Archive {
+    pub fn new(last: u64) -> Self {
+        Archive { waiting: Mutex::new(Waiting { last, ..Waiting::default() }), ..Archive::default() }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Every change is a single step, so a panic elsewhere leaves it whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes records over, in the order of the log. Gives the bytes that wait now.
+    pub fn add(&self, records: Vec<Logged>) -> usize {
+        let mut waiting = self.waiting();
+        waiting.last = waiting.last.max(records.last().map_or(0, |record| record.sequence));
+        waiting.bytes += records.iter().map(|record| record.bytes).sum::<usize>();
+        waiting.records.extend(records);
+        waiting.bytes
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.waiting().bytes
+    }
+
+    /// Records up to here, and none after, are in the tables.
+    pub fn archived(&self) -> u64 {
+        let waiting = self.waiting();
+        waiting.records.first().map_or(waiting.last, |record| record.sequence - 1)
+    }
+
+    /// Writes everything that waits when it is called.
+    ///
+    /// # Errors
+    /// A table that cannot be written; what waits for it goes on waiting.
+    pub async fn write(&self, store: &OfflineStore, log: &str) -> Result<(), IngestionError> {
+        let mut tables = self.writing.lock().await;
+        let records = self.waiting().records.clone();
+        for ForTable { table, rows, reach } in by_table(&records, log)? {
+            let state = tables.entry(table.clone()).or_default();
+            if !state.is_certain {
+                // What an earlier attempt wrote, whose end is not known, does not wait any more.
+                let (source, kind) = &table;
+                let known = store.event_table(*kind, source).await?;
+                let position = match known {
+                    Some(known) => known.position(log).await?.unwrap_or(0),
+                    None => 0,
+                };
+                state.is_certain = true;
+                if position > 0 && records.iter().any(|record| is_of(record, &table) && record.sequence <= position) {
+                    self.remove(&table, position);
+                    // The rest of the rows is gathered anew.
+                    continue;
+                }
+            }
+            state.is_certain = false;
+            if let Some(rows) = rows {
+                fail_point("archive.begun");
+                store.append_events(table.1, &table.0, &rows, &reach).await?;
+                fail_point("archive.committed");
+                state.commits += 1;
+            }
+            state.is_certain = true;
+            self.remove(&table, reach.position);
+            if state.commits >= COMMITS_BETWEEN_COMPACTIONS {
+                state.commits = 0;
+                if let Err(error) = store.compact_events(table.1, &table.0).await {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "small files could not be brought together"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of a table up to here wait no more.
+    fn remove(&self, table: &Table, through: u64) {
+        let mut waiting = self.waiting();
+        let before = waiting.bytes;
+        let mut bytes = 0;
+        waiting.records.retain(|record| {
+            let is_done = is_of(record, table) && record.sequence <= through;
+            bytes += if is_done { record.bytes } else { 0 };
+            !is_done
+        });
+        waiting.bytes = before - bytes;
+    }
+}
+
+fn is_of(record: &Logged, table: &Table) -> bool {
+    record.record.source == table.0 && record.record.kind == table.1
+}
+
+type Table = (SourceName, EventKind);
+
+/// What is known of a table that is written to.
+#[derive(Debug, Default)]
+struct TableState {
+    /// Since small files were brought together.
+    commits: u64,
+    /// Whether it is known which of the rows that wait are in the table.
+    is_certain: bool,
+}
+
+/// Rows for one table.
+struct ForTable {
+    table: Table,
+    /// None: only positions moved.
+    rows: Option<RecordBatch>,
+    reach: Reach,
+}
+
+/// The rows for each table, and how far they reach; records of an older schema come before those of a newer one, in
+/// commits of their own.
+fn by_table(records: &[Logged], log: &str) -> Result<Vec<ForTable>, IngestionError> {
+    struct Group<'a> {
+        table: Table,
+        rows: Vec<&'a RecordBatch>,
+        reach: Reach,
+    }
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for Logged { sequence, record, .. } in records {
+        let table = (record.source.clone(), record.kind);
+        // The last group of the table: an earlier one has another schema.
+        let known = groups.iter().rposition(|group| group.table == table);
+        let known = known.filter(|known| groups[*known].rows[0].schema() == record.rows.schema());
+        let position = known.unwrap_or_else(|| {
+            let reach = Reach { log: log.to_owned(), position: 0, topics: BTreeMap::new() };
+            groups.push(Group { table, rows: Vec::new(), reach });
+            groups.len() - 1
+        });
+        let group = &mut groups[position];
+        group.rows.push(&record.rows);
+        group.reach.position = *sequence;
+        let topics = record.positions.iter();
+        group.reach.topics.extend(topics.map(|p| ((p.topic.clone(), p.partition), p.next_offset)));
+    }
+    let failed = |error: arrow::error::ArrowError| IngestionError::Encode { problem: error.to_string() };
+    let whole = |Group { table, rows, reach }: Group<'_>| {
+        let rows = concat_batches(&rows[0].schema(), rows).map_err(failed)?;
+        Ok(ForTable { table, rows: (rows.num_rows() > 0).then_some(rows), reach })
+    };
+    groups.into_iter().map(whole).collect()
+}

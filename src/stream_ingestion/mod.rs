@@ -1,0 +1,38 @@
+//! Events on their way in: judged, logged, acknowledged, visible online, archived.
+//!
+//! ```text
+//!  push, topic ─► rows ─► admission ─► log (synced, many pushes at a time) ─► acknowledged
+//!                 types    late?         │
+//!                          repeated?     ▼ in its order
+//!                                      applier ─► online store: values, ids of events, position, in one write
+//!                                        │
+//!                                        ▼ by size, by time, or because a job wants to see them
+//!                                      archive ─► sources/NAME, dead_letters/NAME (Delta), position in the commit
+//! ```
+//!
+//! Nothing is judged twice: what the log holds is taken. A crash anywhere is repaired from it: each store says how far
+//! it is, in the same step that brought it there. A file of the log goes once both stores have passed it.
+//! Knows both stores, and nothing of how callers send their rows.
+
+mod admission;
+mod applier;
+mod archive;
+mod avro;
+mod engine;
+mod error;
+mod fail_point;
+mod kafka;
+mod log;
+mod record;
+mod rows;
+mod side;
+mod view_plan;
+mod writer;
+
+pub use admission::{PushSummary, RECEIVED_AT};
+pub use applier::{SourceNote, Stores};
+pub use engine::{Acknowledge, Ingestion, PendingPush, PushedRows, SourceStatus};
+pub use error::IngestionError;
+pub use kafka::Topics;
+pub use log::has_records;
+pub use rows::EventSchema;

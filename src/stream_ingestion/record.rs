@@ -1,0 +1,135 @@
+//! What the log holds: batches of one source, accepted or refused, as bytes.
+//!
+//! ```text
+//! body = kind (u8) | received at (i64) | length of the source's name (u16), name
+//!      | number of positions (u16), each: length (u16), topic, partition (i32), next offset (i64)
+//!      | rows as an Arrow IPC stream of one batch
+//! ```
+//!
+//! Numbers are little-endian.
+
+use std::io::Cursor;
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+
+use crate::definition::SourceName;
+use crate::offline_store::EventKind;
+use crate::time::EventTimestamp;
+
+/// Rows of one source that stand or fall together.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub source: SourceName,
+    pub kind: EventKind,
+    pub received_at: EventTimestamp,
+    /// How far the topics that the rows come from are read.
+    pub positions: Vec<TopicPosition>,
+    pub rows: RecordBatch,
+}
+
+/// The next message of a partition that is to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicPosition {
+    pub topic: String,
+    pub partition: i32,
+    pub next_offset: i64,
+}
+
+impl Record {
+    /// # Errors
+    /// Rows that Arrow IPC cannot hold.
+    pub fn encode(&self) -> Result<Vec<u8>, ArrowError> {
+        let mut body = vec![match self.kind {
+            EventKind::Accepted => 0,
+            EventKind::DeadLetters => 1,
+        }];
+        body.extend_from_slice(&self.received_at.micros().to_le_bytes());
+        put_text(self.source.as_str(), &mut body);
+        body.extend_from_slice(&u16::try_from(self.positions.len()).unwrap_or(u16::MAX).to_le_bytes());
+        for position in self.positions.iter().take(usize::from(u16::MAX)) {
+            put_text(&position.topic, &mut body);
+            body.extend_from_slice(&position.partition.to_le_bytes());
+            body.extend_from_slice(&position.next_offset.to_le_bytes());
+        }
+        let mut writer = StreamWriter::try_new(body, &self.rows.schema())?;
+        writer.write(&self.rows)?;
+        writer.into_inner()
+    }
+
+    /// None: the bytes are no record.
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let mut rest = body;
+        let [kind] = take(&mut rest)?;
+        let kind = match kind {
+            0 => EventKind::Accepted,
+            1 => EventKind::DeadLetters,
+            _ => return None,
+        };
+        let received_at = EventTimestamp::from_micros(i64::from_le_bytes(take(&mut rest)?));
+        let source = SourceName::new(&take_text(&mut rest)?);
+        let count = u16::from_le_bytes(take(&mut rest)?);
+        let position = |rest: &mut &[u8]| {
+            let topic = take_text(rest)?;
+            let partition = i32::from_le_bytes(take(rest)?);
+            Some(TopicPosition { topic, partition, next_offset: i64::from_le_bytes(take(rest)?) })
+        };
+        let positions = (0..count).map(|_| position(&mut rest)).collect::<Option<_>>()?;
+        let mut rows = StreamReader::try_new(Cursor::new(rest), None).ok()?;
+        let rows = rows.next()?.ok()?;
+        Some(Record { source, kind, received_at, positions, rows })
+    }
+}
+
+fn put_text(text: &str, out: &mut Vec<u8>) {
+    let text = &text.as_bytes()[..text.len().min(usize::from(u16::MAX))];
+    out.extend_from_slice(&(text.len() as u16).to_le_bytes());
+    out.extend_from_slice(text);
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (found, tail) = rest.split_first_chunk::<N>()?;
+    *rest = tail;
+    Some(*found)
+}
+
+fn take_text(rest: &mut &[u8]) -> Option<String> {
+    let length = usize::from(u16::from_le_bytes(take(rest)?));
+    let (text, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn records_round_trip_and_cut_ones_are_none() {
+        let columns: [(&str, ArrayRef); 2] =
+            [("n", Arc::new(Int64Array::from(vec![Some(1), None]))), ("t", Arc::new(StringArray::from(vec!["a", ""])))];
+        let record = Record {
+            source: SourceName::new("taps"),
+            kind: EventKind::DeadLetters,
+            received_at: EventTimestamp::from_micros(-5),
+            positions: vec![TopicPosition { topic: "t".to_owned(), partition: 3, next_offset: 1 << 40 }],
+            rows: RecordBatch::try_from_iter(columns).unwrap(),
+        };
+        let bytes = record.encode().unwrap();
+        let decoded = Record::decode(&bytes).unwrap();
+        assert_eq!((&decoded.rows, &decoded.positions), (&record.rows, &record.positions));
+        assert_eq!(
+            (decoded.source, decoded.kind, decoded.received_at),
+            (record.source, record.kind, record.received_at)
+        );
+        for end in 0..bytes.len().min(60) {
+            assert!(Record::decode(&bytes[..end]).is_none());
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What callers send, as rows of a source: columns under their names here, in their types.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+use serde_json::{Map, Value};
+
+use super::IngestionError;
+use crate::arrow_types::{arrow_field, arrow_type};
+use crate::compile::adapt_array;
+use crate::definition::{Field, Source, SourceName, nearest};
+use crate::text_files::{json_values, parse_object};
+
+/// What becomes of keys that the source does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// The row is refused: its sender meant something by them.
+    Refuse,
+    /// A topic is written for others, too.
+    Ignore,
+}
+
+/// A row that cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its place among the rows sent, from 0.
+    pub row: usize,
+    pub reason: String,
+    /// As it was sent.
+    pub raw: Vec<u8>,
+}
+
+/// The rows that can be taken, their places among those sent, and the others.
+#[derive(Debug)]
+pub struct ReadRows {
+    pub rows: RecordBatch,
+    pub places: Vec<usize>,
+    pub refused: Vec<Refused>,
+}
+
+/// The columns of a source's events.
+#[derive(Debug, Clone)]
+pub struct EventSchema {
+    pub source: SourceName,
+    pub columns: Vec<Field>,
+    pub schema: SchemaRef,
+    /// Positions among the columns.
+    pub event_timestamp: usize,
+    pub event_id: Option<usize>,
+    /// Names that callers may use, to positions.
+    names: HashMap<String, usize>,
+    rename: BTreeMap<String, String>,
+}
+
+impl EventSchema {
+    /// None: the source has no stream.
+    pub fn new(source: &Source) -> Option<Self> {
+        let columns = source.stream.as_ref()?.columns.clone();
+        let position = |name: &Option<String>| columns.iter().position(|column| Some(&column.name) == name.as_ref());
+        let fields: Vec<_> = columns.iter().map(arrow_field).collect();
+        let mut names: HashMap<String, usize> =
+            columns.iter().enumerate().map(|(position, column)| (column.name.clone(), position)).collect();
+        for (theirs, ours) in &source.rename {
+            if let Some(column) = columns.iter().position(|column| column.name == *ours) {
+                names.insert(theirs.clone(), column);
+            }
+        }
+        Some(EventSchema {
+            source: source.name.clone(),
+            event_timestamp: position(&source.event_timestamp)?,
+            event_id: position(&source.event_id),
+            schema: Arc::new(Schema::new(fields)),
+            columns,
+            names,
+            rename: source.rename.clone(),
+        })
+    }
+
+    /// Rows of a caller's columns, under the names of the source's files or those used here.
+    ///
+    /// # Errors
+    /// A column that is missing, unknown, sent twice, or of a type whose values would change.
+    pub fn from_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestionError> {
+        let mut found: Vec<Option<ArrayRef>> = vec![None; self.columns.len()];
+        for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
+            let Some(position) = self.names.get(field.name()) else {
+                return Err(self.unknown_column(field.name()));
+            };
+            let column = &self.columns[*position];
+            let adapted = adapt_array(array, &column.value_type).map_err(|mismatch| IngestionError::ColumnType {
+                source_name: self.source.clone(),
+                column: field.name().clone(),
+                found: mismatch.found,
+                declared: mismatch.declared,
+                remedy: mismatch.remedy,
+            })?;
+            if found[*position].replace(adapted).is_some() {
+                return Err(IngestionError::ColumnTwice {
+                    source_name: self.source.clone(),
+                    column: column.name.clone(),
+                });
+            }
+        }
+        let complete = found.into_iter().zip(&self.columns).map(|(array, column)| {
+            array.ok_or_else(|| IngestionError::MissingColumn {
+                source_name: self.source.clone(),
+                column: self.name_of_sender(&column.name),
+            })
+        });
+        let complete: Vec<ArrayRef> = complete.collect::<Result<_, _>>()?;
+        Ok(self.batch(complete, batch.num_rows()))
+    }
+
+    /// Rows of JSON objects; a key that is not there is null.
+    pub fn from_json(&self, texts: &[impl AsRef<str>], unknown: UnknownKeys) -> ReadRows {
+        let objects = texts.iter().map(|text| parse_object(text.as_ref()));
+        self.from_objects(objects, unknown, &|row| texts[row].as_ref().as_bytes().to_vec())
+    }
+
+    /// As [`Self::from_json`], of objects that are read already; `raw` tells a row as it was sent.
+    pub fn from_objects(
+        &self,
+        sent: impl Iterator<Item = Result<Map<String, Value>, String>>,
+        unknown: UnknownKeys,
+        raw: &dyn Fn(usize) -> Vec<u8>,
+    ) -> ReadRows {
+        let mut refused = Vec::new();
+        let (mut objects, mut places) = (Vec::new(), Vec::new());
+        for (row, object) in sent.enumerate() {
+            match object.and_then(|object| self.known_keys(object, unknown)) {
+                Ok(object) => {
+                    objects.push(object);
+                    places.push(row);
+                }
+                Err(reason) => refused.push(Refused { row, reason, raw: raw(row) }),
+            }
+        }
+        if let Ok(rows) = self.columns_of(&objects) {
+            return ReadRows { rows, places, refused };
+        }
+        // Some value cannot be read: each row by itself tells which.
+        let (mut good, mut good_places) = (Vec::new(), Vec::new());
+        for (object, row) in objects.into_iter().zip(places) {
+            match self.columns_of(std::slice::from_ref(&object)) {
+                Ok(_) => {
+                    good.push(object);
+                    good_places.push(row);
+                }
+                Err(reason) => refused.push(Refused { row, reason, raw: raw(row) }),
+            }
+        }
+        refused.sort_by_key(|refused| refused.row);
+        let rows = self.columns_of(&good).unwrap_or_else(|_| RecordBatch::new_empty(Arc::clone(&self.schema)));
+        ReadRows { rows, places: good_places, refused }
+    }
+
+    /// The object's values by the names used here.
+    fn known_keys(&self, object: Map<String, Value>, unknown: UnknownKeys) -> Result<Vec<Option<Value>>, String> {
+        let mut values: Vec<Option<Value>> = vec![None; self.columns.len()];
+        for (key, value) in object {
+            match self.names.get(&key) {
+                Some(position) if values[*position].is_some() => {
+                    return Err(format!("column `{}` is sent twice", self.columns[*position].name));
+                }
+                Some(position) => values[*position] = Some(value),
+                None if unknown == UnknownKeys::Ignore => {}
+                None => return Err(self.unknown_column(&key).to_string()),
+            }
+        }
+        Ok(values)
+    }
+
+    /// # Errors
+    /// What is wrong with the first value that cannot be read.
+    fn columns_of(&self, rows: &[Vec<Option<Value>>]) -> Result<RecordBatch, String> {
+        let array = |(position, column): (usize, &Field)| {
+            let values: Vec<Option<&Value>> = rows.iter().map(|row| row[position].as_ref()).collect();
+            let read = json_values(&column.name, &values, &arrow_type(&column.value_type));
+            read.map_err(|(_, problem)| problem.to_string())
+        };
+        let arrays = self.columns.iter().enumerate().map(array).collect::<Result<_, _>>()?;
+        Ok(self.batch(arrays, rows.len()))
+    }
+
+    pub(super) fn batch(&self, arrays: Vec<ArrayRef>, rows: usize) -> RecordBatch {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
+            .expect("each column is read by its type")
+    }
+
+    fn unknown_column(&self, column: &str) -> IngestionError {
+        IngestionError::UnknownColumn {
+            source_name: self.source.clone(),
+            column: column.to_owned(),
+            nearest: nearest(column, self.names.keys().map(String::as_str)).map(str::to_owned),
+        }
+    }
+
+    fn name_of_sender(&self, column: &str) -> String {
+        self.rename.iter().find(|(_, ours)| *ours == column).map_or(column, |(theirs, _)| theirs).to_owned()
+    }
+}

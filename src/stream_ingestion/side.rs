@@ -1,0 +1,296 @@
+//! The online side of one view that its stream writes: rows of the view to changes of the store.
+//!
+//! Row views get a version each; aggregation views their events, and the tiles over them. A tile is what it was with
+//! the new events added, which is exact in any order and grouping; there is one writer, so that none is lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::TimestampMicrosecondType;
+
+use super::IngestionError;
+use super::view_plan::ViewPlan;
+use crate::definition::{Definitions, FeatureView, Field};
+use crate::online_store::{
+    EncodedKeys, KeyEncoder, OnlineStore, OnlineStoreError, SchemaVersion, StreamChanges, TileLayout, Together,
+    ValueEncoder, ViewId, encode_rows, tile_start, version_key,
+};
+use crate::tile::{Column, Event, Partial, values};
+use crate::time::EventTimestamp;
+
+/// Encoded bytes of the tiles that a view keeps at hand.
+const CACHE_BYTES_MAX: usize = 32 << 20;
+
+pub struct ViewSide {
+    pub view: FeatureView,
+    pub plan: ViewPlan,
+    /// The number that its values stand under.
+    pub side: ViewId,
+    keys: KeyEncoder,
+    key_count: usize,
+    values: ValueEncoder,
+    version: SchemaVersion,
+    layout: Option<TileLayout>,
+    tiles: TileCache,
+}
+
+impl std::fmt::Debug for ViewSide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ViewSide").field("view", &self.view.name).field("side", &self.side).finish_non_exhaustive()
+    }
+}
+
+/// Tiles by key, as they are in the store.
+#[derive(Default)]
+struct TileCache {
+    tiles: HashMap<Vec<u8>, Vec<Partial>>,
+    bytes: usize,
+}
+
+/// What describes a side's values: another description, another side.
+pub fn describe(
+    definitions: &Definitions,
+    view: &FeatureView,
+    data_version: u64,
+    log: &str,
+) -> Result<String, IngestionError> {
+    let (fields, layout) = stored_fields(view)?;
+    let retention = layout.map(|layout| layout.retention(view));
+    let keys: Vec<String> = definitions.join_keys(view).iter().map(|key| key.value_type.to_string()).collect();
+    let fields: Vec<String> = fields.iter().map(|field| format!("{} {}", field.name, field.value_type)).collect();
+    Ok(format!("{log} {data_version} {keys:?} {fields:?} {retention:?}"))
+}
+
+fn stored_fields(view: &FeatureView) -> Result<(Vec<Field>, Option<TileLayout>), IngestionError> {
+    let failed = |error: crate::tile::TileError| rows_failed(view, error.to_string());
+    let layout = view.is_aggregation().then(|| TileLayout::of(view)).transpose().map_err(failed)?;
+    Ok((layout.as_ref().map_or_else(|| view.stored_fields(), |layout| layout.stored_fields(view)), layout))
+}
+
+fn rows_failed(view: &FeatureView, problem: String) -> IngestionError {
+    IngestionError::Rows { view: view.name.clone(), problem }
+}
+
+impl ViewSide {
+    /// Says in the store what the side's values are; they may be there already.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn open(
+        definitions: &Definitions,
+        view: &FeatureView,
+        plan: ViewPlan,
+        side: ViewId,
+        store: &dyn OnlineStore,
+    ) -> Result<Self, IngestionError> {
+        let (fields, layout) = stored_fields(view)?;
+        if let Some(layout) = &layout {
+            store.set_retention(side, &layout.retention(view))?;
+        }
+        let version = store.register_schema(side, &fields)?;
+        let key_types: Vec<_> = definitions.join_keys(view).into_iter().map(|key| key.value_type).collect();
+        Ok(ViewSide {
+            keys: KeyEncoder::new(side, &key_types).map_err(OnlineStoreError::from)?,
+            key_count: key_types.len(),
+            values: ValueEncoder::new(version, &fields),
+            view: view.clone(),
+            plan,
+            side,
+            version,
+            layout,
+            tiles: TileCache::default(),
+        })
+    }
+
+    /// Forgets what it holds of the store, of which it is not known any more whether it is there.
+    pub fn forget(&mut self) {
+        self.tiles = TileCache::default();
+    }
+
+    /// What was added is in the store. Only now may tiles be let go that the store had not.
+    pub fn written(&mut self) {
+        self.tiles.make_room();
+    }
+
+    /// Adds rows of the view to the changes; the tiles at hand are then as they will be when the changes are written.
+    ///
+    /// # Errors
+    /// A store that cannot be read. The side has to [forget](Self::forget) then.
+    pub fn add(
+        &mut self,
+        rows: &RecordBatch,
+        store: &dyn OnlineStore,
+        changes: &mut StreamChanges,
+    ) -> Result<(), IngestionError> {
+        let (keys, rest) = rows.columns().split_at(self.key_count);
+        let prefixes = self.keys.encode(keys, rows.num_rows()).map_err(OnlineStoreError::from)?;
+        let instants = Instants::of(rest).ok_or_else(|| rows_failed(&self.view, "times are no instants".to_owned()))?;
+        let mut stored = rest[2..].to_vec();
+        if self.layout.is_some() {
+            stored.push(Arc::new(BooleanArray::new_null(rows.num_rows())));
+        }
+        self.add_rows(&prefixes, instants, &stored, changes)?;
+        match self.layout.is_some() {
+            true => self.add_to_tiles(&prefixes, instants, &rest[2..], store, changes),
+            false => Ok(()),
+        }
+    }
+
+    fn add_rows(
+        &self,
+        prefixes: &EncodedKeys,
+        instants: Instants<'_>,
+        columns: &[ArrayRef],
+        changes: &mut StreamChanges,
+    ) -> Result<(), IngestionError> {
+        let values = self.values.bind(columns).map_err(OnlineStoreError::from)?;
+        let together = if self.layout.is_some() { Together::Events } else { Together::Versions };
+        let (mut prefix, mut row_value) = (Vec::new(), Vec::new());
+        for row in 0..prefixes.len() {
+            let Some(key) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };
+            prefix.clear();
+            prefix.extend_from_slice(key);
+            if self.layout.is_some() {
+                prefix.push(0);
+            }
+            let (event, created) = instants.of_row(row);
+            let mut key = Vec::with_capacity(prefix.len() + 16);
+            version_key(&prefix, event, created, &mut key);
+            row_value.clear();
+            values.encode(row, &mut row_value).map_err(OnlineStoreError::from)?;
+            let mut value = Vec::with_capacity(row_value.len() + 5);
+            encode_rows(together, [row_value.as_slice()], &mut value);
+            changes.merges.push((key, value));
+        }
+        Ok(())
+    }
+
+    fn add_to_tiles(
+        &mut self,
+        prefixes: &EncodedKeys,
+        instants: Instants<'_>,
+        columns: &[ArrayRef],
+        store: &dyn OnlineStore,
+        changes: &mut StreamChanges,
+    ) -> Result<(), IngestionError> {
+        let Some(layout) = self.layout.clone() else { return Ok(()) };
+        let failed = |error: crate::tile::TileError| rows_failed(&self.view, error.to_string());
+        let typed = columns.iter().zip(&self.view.event_columns);
+        let typed = typed.map(|(array, column)| values(array, &column.field.value_type));
+        let columns: Vec<Column> = typed.collect::<Result<_, _>>().map_err(failed)?;
+        let mut added = narrowest_tiles(&layout, prefixes, instants, &columns);
+        for level in 1..=layout.widths.len() {
+            self.merge_tiles(level as u8, &added, &layout, store, changes)?;
+            let Some(width) = layout.widths.get(level) else { break };
+            let mut wider: HashMap<(&[u8], i64), Vec<Partial>> = HashMap::new();
+            for ((key, start), partials) in added {
+                match wider.entry((key, tile_start(start, *width))) {
+                    std::collections::hash_map::Entry::Occupied(mut sum) => {
+                        sum.get_mut().iter_mut().zip(&partials).for_each(|(sum, partial)| sum.merge(partial));
+                    }
+                    std::collections::hash_map::Entry::Vacant(place) => {
+                        place.insert(partials);
+                    }
+                }
+            }
+            added = wider;
+        }
+        Ok(())
+    }
+
+    /// Puts what the tiles of one level are with what is added to them.
+    fn merge_tiles(
+        &mut self,
+        level: u8,
+        added: &HashMap<(&[u8], i64), Vec<Partial>>,
+        layout: &TileLayout,
+        store: &dyn OnlineStore,
+        changes: &mut StreamChanges,
+    ) -> Result<(), IngestionError> {
+        let tile_key = |(key, start): &(&[u8], i64)| {
+            let prefix = [key, &[level][..]].concat();
+            let mut key = Vec::with_capacity(prefix.len() + 16);
+            version_key(&prefix, EventTimestamp::from_micros(*start), None, &mut key);
+            key
+        };
+        let keyed: Vec<(Vec<u8>, &Vec<Partial>)> =
+            added.iter().map(|(at, partials)| (tile_key(at), partials)).collect();
+        let unknown = keyed.iter().map(|(key, _)| key).filter(|key| !self.tiles.tiles.contains_key(*key));
+        let mut unknown: Vec<Vec<u8>> = unknown.cloned().collect();
+        unknown.sort_unstable();
+        let stored = store.get(&unknown)?;
+        for (key, value) in unknown.into_iter().zip(stored) {
+            let tile = match value {
+                Some(value) => layout.decode_tile(self.version, &value)?,
+                None => None,
+            };
+            self.tiles.tiles.insert(key, tile.unwrap_or_else(|| layout.empty_tile()));
+        }
+        for (key, partials) in keyed {
+            let Some(tile) = self.tiles.tiles.get_mut(&key) else { continue };
+            tile.iter_mut().zip(partials).for_each(|(sum, partial)| sum.merge(partial));
+            let mut value = Vec::new();
+            layout.encode_tile(self.version, tile, &mut value);
+            self.tiles.bytes += value.len();
+            changes.puts.push((key, value));
+        }
+        Ok(())
+    }
+}
+
+impl TileCache {
+    /// What is held is counted each time that it is written, so that what is written often goes no later than the rest.
+    fn make_room(&mut self) {
+        if self.bytes > CACHE_BYTES_MAX {
+            *self = TileCache::default();
+        }
+    }
+}
+
+/// What the events add to each narrowest tile, by key and start.
+fn narrowest_tiles<'k>(
+    layout: &TileLayout,
+    prefixes: &'k EncodedKeys,
+    instants: Instants<'_>,
+    columns: &[Column],
+) -> HashMap<(&'k [u8], i64), Vec<Partial>> {
+    let mut tiles: HashMap<(&[u8], i64), Vec<Partial>> = HashMap::new();
+    let Some(width) = layout.widths.first() else { return tiles };
+    for row in 0..prefixes.len() {
+        let Some(key) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };
+        let time = instants.events.value(row);
+        let partials = tiles.entry((key, tile_start(time, *width))).or_insert_with(|| layout.empty_tile());
+        for (part, partial) in layout.parts.iter().zip(partials) {
+            let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
+            partial.update(&Event {
+                event_timestamp: time,
+                created_timestamp: instants.created.is_valid(row).then(|| instants.created.value(row)),
+                value: value(part.input),
+                bucket: value(part.by),
+            });
+        }
+    }
+    tiles
+}
+
+type InstantArray = arrow::array::PrimitiveArray<TimestampMicrosecondType>;
+
+/// The times of a view's rows.
+#[derive(Clone, Copy)]
+struct Instants<'a> {
+    events: &'a InstantArray,
+    created: &'a InstantArray,
+}
+
+impl<'a> Instants<'a> {
+    /// `columns`: event and created timestamp come first.
+    fn of(columns: &'a [ArrayRef]) -> Option<Self> {
+        Some(Instants { events: columns.first()?.as_primitive_opt()?, created: columns.get(1)?.as_primitive_opt()? })
+    }
+
+    fn of_row(&self, row: usize) -> (EventTimestamp, Option<EventTimestamp>) {
+        let created = self.created.is_valid(row).then(|| EventTimestamp::from_micros(self.created.value(row)));
+        (EventTimestamp::from_micros(self.events.value(row)), created)
+    }
+}
