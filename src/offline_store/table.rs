@@ -203,7 +203,10 @@ impl ViewTable {
         if infos.len() as u64 != count {
             return Ok(None);
         }
-        let ranges = infos.into_iter().map(|info| {
+        // What vacuums note of themselves changes no row.
+        let is_vacuum = |operation: &Option<String>| operation.as_ref().is_some_and(|name| name.starts_with("VACUUM"));
+        let changes = infos.into_iter().filter(|info| !is_vacuum(&info.operation));
+        let ranges = changes.map(|info| {
             info.info.get(COMMIT_INFO).and_then(|value| serde_json::from_value::<CommittedRange>(value.clone()).ok())
         });
         Ok(ranges.collect())

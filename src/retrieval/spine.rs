@@ -202,8 +202,17 @@ fn time_column(spine: &RecordBatch, named: Option<&str>) -> Result<TimestampMicr
     let Some(column) = spine.column_by_name(name) else {
         return Err(no_time_column(format!("it has no column `{name}`")));
     };
-    let instants = adapt_array(column, &ValueType::Timestamp)
-        .map_err(|mismatch| no_time_column(format!("its column `{name}` is {}", mismatch.found)))?;
+    let instants = adapt_array(column, &ValueType::Timestamp).map_err(|mismatch| {
+        let is_out_of_range = |row: &usize| adapt_array(&column.slice(*row, 1), &ValueType::Timestamp).is_err();
+        match (0..column.len()).find(is_out_of_range).filter(|_| times.contains(&name)) {
+            Some(row) => RetrievalError::ColumnValue {
+                column: name.to_owned(),
+                row,
+                problem: "holds a time that is out of range".to_owned(),
+            },
+            None => no_time_column(format!("its column `{name}` is {}", mismatch.found)),
+        }
+    })?;
     Ok(instants.as_primitive::<TimestampMicrosecondType>().clone())
 }
 

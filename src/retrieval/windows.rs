@@ -14,6 +14,7 @@ use crate::definition::{
     Aggregation, CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureView, Field, ValueType, ViewInput, Window,
 };
 use crate::online_store::{TileLayout, TilePart};
+use crate::tile::PartialKind;
 use crate::time::EventTimestamp;
 use crate::window_aggregation::{
     AggregatedViewSpec, TableTiles, WindowAggregationNode, WindowAggregationSpec, WindowFeature,
@@ -137,7 +138,9 @@ impl Reader<'_> {
             layout.part(&TilePart::of(&view.view, aggregation).ok()?)
         };
         let parts: Option<Vec<usize>> = view.features.iter().map(part).collect();
-        let kinds = layout.parts.iter().map(|part| part.kind.clone()).collect();
+        let kinds: Vec<PartialKind> = layout.parts.iter().map(|part| part.kind.clone()).collect();
+        // Every value with its number takes as long to merge as its events to read, and longer.
+        let parts = parts.filter(|parts| parts.iter().all(|part| kinds[*part].is_bounded()));
         Ok(parts.map(|parts| TableTiles { files, width, column, kinds, parts }))
     }
 }

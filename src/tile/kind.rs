@@ -47,6 +47,9 @@ pub enum PartialKind {
     ByBucket { by: Scalar, inner: Box<PartialKind> },
 }
 
+/// Up to so many values a ranking counts as small.
+const BOUNDED_RANKS_MAX: u32 = 100;
+
 impl PartialKind {
     /// The partial of no events.
     pub fn empty(&self) -> Partial {
@@ -67,6 +70,15 @@ impl PartialKind {
             PartialKind::ByBucket { by, inner } => {
                 Partial::ByBucket(Box::new(Buckets { by: *by, inner: (**inner).clone(), buckets: BTreeMap::new() }))
             }
+        }
+    }
+
+    /// Whether a partial stays small however many events it is of, so that to merge one costs less than its events do.
+    pub fn is_bounded(&self) -> bool {
+        match self {
+            PartialKind::Values { .. } | PartialKind::ByBucket { .. } => false,
+            PartialKind::Extremes { n, .. } | PartialKind::Ends { n, .. } => *n <= BOUNDED_RANKS_MAX,
+            _ => true,
         }
     }
 

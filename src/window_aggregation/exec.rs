@@ -219,7 +219,7 @@ impl Aggregating {
         let slots = u32::try_from(index.slot_rows().len()).unwrap_or(u32::MAX);
         let mut answered: Vec<Vec<ArrayRef>> = vec![Vec::new(); view.features.len()];
         let mut first_slot = 0;
-        let cover = Cover::of(index, view);
+        let mut cover = Cover::of(index, view);
         while first_slot < slots {
             let bytes_max = self.event_bytes_max;
             let wanted = |needed: Option<&Arc<NeededTimes>>, end_slot: u32| {
@@ -236,10 +236,19 @@ impl Aggregating {
             };
             let mut events = self.read(position, wanted(cover.as_ref().map(|cover| &cover.events), slots)).await?;
             let mut tiles = None;
-            if let Some(cover) = &cover {
-                let read = self.read_tiles(position, wanted(Some(&cover.tiles), events.end_slot)).await?;
-                events = events.before(read.end_slot)?;
-                tiles = Some(read);
+            if let Some(starts) = cover.as_ref().map(|cover| Arc::clone(&cover.tiles)) {
+                match self.read_tiles(position, wanted(Some(&starts), events.end_slot)).await {
+                    Ok(read) => {
+                        events = events.before(read.end_slot)?;
+                        tiles = Some(read);
+                    }
+                    // They only repeat what the events say.
+                    Err(error) => {
+                        tracing::warn!(view = %view.name, %error, "tiles cannot be read, and all events are instead");
+                        cover = None;
+                        continue;
+                    }
+                }
             }
             let end_slot = events.end_slot;
             self.counters.passes.add(1);
