@@ -174,6 +174,19 @@ def test_every_text_survives(text: str, tmp_path: Path) -> None:
     assert asof.DefinitionSet.read(tmp_path / "x.yaml").to_dict() == definitions.to_dict()
 
 
+def test_the_command_reads_every_text_as_it_was(binary: str, tmp_path: Path) -> None:
+    """Another reader of YAML than PyYAML, and the one that counts."""
+    key = [asof.Field("k", "string")]
+    entities = [
+        asof.Entity(name=f"e{number}", description=text, tags={text: text, "t": text}, owner=text, join_keys=key)
+        for number, text in enumerate(TEXTS)
+    ]
+    del binary
+    with asof.Local(tmp_path, create=True) as store:
+        store.apply(entities)
+        assert store.list_entities() == entities
+
+
 def test_the_examples_are_there() -> None:
     assert len(EXAMPLES) >= 1
 
