@@ -19,8 +19,12 @@ use rayon::prelude::*;
 
 /// Values of a column that are looked at to choose its encoding.
 const SAMPLE_VALUES: usize = 2048;
-/// Rows that are encoded at once; as many are held in memory.
+/// Rows that are encoded at once, and about what they take, since as many are held in memory.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_ROWS_MIN: usize = 8 * 1024;
+/// What a column's value takes, about.
+const VALUE_BYTES: usize = 8;
 
 /// Snappy, and no dictionary for columns whose values hardly repeat: it would only grow until it is given up.
 ///
@@ -89,6 +93,7 @@ pub struct ParallelWriter<W: Write + Send> {
     writer: SerializedFileWriter<W>,
     columns: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
+    row_group_rows: usize,
     pending: Vec<RecordBatch>,
     pending_rows: usize,
 }
@@ -99,15 +104,17 @@ impl<W: Write + Send> ParallelWriter<W> {
     pub fn try_new(sink: W, schema: SchemaRef, properties: WriterProperties) -> Result<Self, ParquetError> {
         let writer = ArrowWriter::try_new(sink, SchemaRef::clone(&schema), Some(properties))?;
         let (writer, columns) = writer.into_serialized_writer()?;
-        Ok(ParallelWriter { writer, columns, schema, pending: Vec::new(), pending_rows: 0 })
+        let fitting = ROW_GROUP_BYTES / (VALUE_BYTES * schema.fields().len().max(1));
+        let row_group_rows = fitting.clamp(ROW_GROUP_ROWS_MIN, ROW_GROUP_ROWS);
+        Ok(ParallelWriter { writer, columns, schema, row_group_rows, pending: Vec::new(), pending_rows: 0 })
     }
 
     /// # Errors
     /// A sink that cannot be written to.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         let mut rest = batch.clone();
-        while self.pending_rows + rest.num_rows() >= ROW_GROUP_ROWS {
-            let fitting = ROW_GROUP_ROWS - self.pending_rows;
+        while self.pending_rows + rest.num_rows() >= self.row_group_rows {
+            let fitting = self.row_group_rows - self.pending_rows;
             self.pending.push(rest.slice(0, fitting));
             rest = rest.slice(fitting, rest.num_rows() - fitting);
             self.write_row_group()?;

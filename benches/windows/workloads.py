@@ -94,6 +94,7 @@ LAST5 = aggregates(["last"], "amount", ["30d"], n=5)
 
 ORDERS = Events("orders", 10_000_000, 10_000)
 ZIPF = Events("zipf", 10_000_000, 10_000, spread="zipf")
+BUSY = Events("busy", 10_000_000, 200)
 HOT_KEY = Events("hot_key", 10_000, 1)
 # Tables of one shape and growing length, and a tenth as many questions.
 GROWING = tuple(Events(f"orders_{millions}m", millions * 1_000_000, millions * 1_000) for millions in (1, 3, 10))
@@ -104,6 +105,7 @@ WORKLOADS = (
     Workload("distinct", "how many consumers over 7 d, 30 d", View("distinct", ORDERS, DISTINCT), 1_000_000, time_goal=10),
     Workload("last5", "the last 5 amounts of 30 d", View("last5", ORDERS, LAST5), 1_000_000, time_goal=10),
     Workload("zipf", "amounts, stores by Zipf's law", View("zipf", ZIPF, AMOUNTS), 1_000_000, time_goal=10),
+    Workload("few", "amounts, few questions about busy stores", View("busy", BUSY, AMOUNTS), 400, time_goal=10),
     Workload("hot_key", "amounts of one store", View("hot_key", HOT_KEY, AMOUNTS), 100_000, cores=1, inside_goal=0.3),
     *(
         Workload(f"scaling_{events.name}", "amounts, growing", View(events.name, events, AMOUNTS), events.rows // 10)
@@ -111,7 +113,7 @@ WORKLOADS = (
     ),
 )
 # What runs unless workloads are named; `scaling` takes long.
-DEFAULT_WORKLOADS = ["amounts", "distinct", "last5", "zipf", "hot_key"]
+DEFAULT_WORKLOADS = ["amounts", "distinct", "last5", "zipf", "few", "hot_key"]
 
 
 def at_scale(workload: Workload, scale: str) -> Workload:

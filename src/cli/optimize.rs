@@ -36,6 +36,7 @@ pub async fn run(project: &Project, arguments: &OptimizeArguments, output: Outpu
         let tail_start =
             |table: &ViewTable| table.state().materialized_until.map(|until| until.saturating_sub(lookback));
         let optimized = offline_store.optimize(&view.name, &keys, tail_start, &engine.session()).await?;
+        offline_store.tiles().optimize(&view.name, &keys, |_| None, &engine.session()).await?;
         let Some(optimized) = optimized else {
             output.say(format!("{}: nothing to do", view.name));
             continue;

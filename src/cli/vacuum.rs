@@ -29,13 +29,16 @@ pub async fn run(project: &Project, arguments: &VacuumArguments, output: Output)
         if !is_known && table.state().view_id == Some(removed.id) && !removed_tables.contains(&removed.name) {
             if !arguments.dry_run {
                 offline_store.delete_view_table(&removed.name).await?;
+                offline_store.tiles().delete_view_table(&removed.name).await?;
             }
             removed_tables.push(removed.name.clone());
         }
     }
     let mut files = 0;
     for view in &applied.definitions.feature_views {
-        files += offline_store.vacuum_view_table(&view.name, retention, arguments.dry_run).await?;
+        for store in [&offline_store, &offline_store.tiles()] {
+            files += store.vacuum_view_table(&view.name, retention, arguments.dry_run).await?;
+        }
     }
     let verb = if arguments.dry_run { "would be deleted" } else { "deleted" };
     output.say(format!("{} tables of removed views and {files} files {verb}", removed_tables.len()));

@@ -12,12 +12,12 @@ use super::rows::{Progress, complete_rows, each_once};
 use crate::compile::{Compiler, table_schema, view_join_keys};
 use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureView, FeatureViewName, LOOKBACK_DEFAULT};
 use crate::engine::Engine;
-use crate::offline_store::{OfflineStore, OfflineStoreError, Replacement, TableState};
+use crate::offline_store::{OfflineStore, Replacement, TableState};
 use crate::registry::{RegistryVersion, ViewState};
 use crate::time::{EventTimestamp, TimeRange};
 
 /// How often a job is computed again because another one replaced a part of its range meanwhile.
-const TRIES_MAX: usize = 10;
+pub(super) const TRIES_MAX: usize = 10;
 
 /// What jobs need to run.
 #[derive(Debug, Clone)]
@@ -82,13 +82,19 @@ impl Job {
             .views
             .get(&view.name)
             .ok_or_else(|| MaterializationError::NotApplied { view: view.name.clone() })?;
-        for _ in 0..TRIES_MAX {
+        let mut tries = 0;
+        let done = loop {
             match self.try_run(view, state, bounds, progress).await {
-                Err(MaterializationError::OfflineStore(OfflineStoreError::Conflict { .. })) => progress.reset(),
-                done => return done,
+                Err(error) if error.is_conflict() && tries < TRIES_MAX => progress.reset(),
+                Err(error) if error.is_conflict() => {
+                    return Err(MaterializationError::Busy { view: view.name.clone() });
+                }
+                done => break done?,
             }
-        }
-        Err(MaterializationError::Busy { view: view.name.clone() })
+            tries += 1;
+        };
+        self.update_tiles(view, state).await?;
+        Ok(done)
     }
 
     async fn try_run(
@@ -128,6 +134,7 @@ impl Job {
             tail_start: until.map(|until| until.saturating_sub(lookback(view))),
             schema: table_schema(&self.registry.definitions, view),
             has_created_timestamp,
+            derived_from: None,
         };
         let base_version = table.map(|table| table.version());
         let replaced = self.offline_store.replace(&replacement, base_version, rows).await?;
@@ -199,7 +206,7 @@ mod tests {
             view_id: Some(1),
             data_version,
             materialized_until: Some(at(100)),
-            has_created_timestamp: false,
+            ..TableState::default()
         };
         let run = |table: Option<&TableState>, start: Option<i64>, end: i64| {
             let bounds = Bounds { start: start.map(at), end: at(end), now: at(end) };

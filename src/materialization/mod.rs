@@ -3,6 +3,7 @@
 //! ```text
 //! sources ─► plan of the view ─► complete rows, sorted, each once ─► one Delta commit        (job.rs)
 //!                                                                        │
+//!                     tiles of aggregation views ◄─ what changed since their version ◄──┤        (tiles.rs)
 //!                     online store ◄─ what changed since its position ◄──┘   (sync.rs, of windows also events.rs)
 //! ```
 //!
@@ -14,6 +15,7 @@ mod events;
 mod job;
 mod rows;
 mod sync;
+mod tiles;
 
 use datafusion::error::DataFusionError;
 
@@ -47,6 +49,11 @@ pub enum MaterializationError {
 }
 
 impl MaterializationError {
+    /// Whether another run wrote meanwhile what this one is about: it is to be computed again.
+    fn is_conflict(&self) -> bool {
+        matches!(self, MaterializationError::OfflineStore(OfflineStoreError::Conflict { .. }))
+    }
+
     pub fn kind(&self) -> ErrorKind {
         match self {
             MaterializationError::NotApplied { .. } => ErrorKind::Precondition,

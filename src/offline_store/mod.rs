@@ -1,7 +1,7 @@
 //! Delta tables, one per feature view: every value with its time.
 //!
 //! ```text
-//! sorted rows ──► replace::replace_range ──► views/NAME (Delta) ──► table::ViewTable ──► scan at a version
+//! sorted rows ──► replace::replace_range ──► views/NAME, tiles/NAME (Delta) ──► table::ViewTable ──► scan at a version
 //! ```
 //!
 //! A table's rows are what one run after another computed for ranges of event time. A run replaces its range in
@@ -24,13 +24,20 @@ use crate::error::ErrorKind;
 
 pub use optimize::Optimized;
 pub use replace::{PAGE_ROWS_MAX, Replaced, Replacement};
-pub use table::{Changed, CommittedRange, TableState, ViewTable};
+pub use table::{Changed, CommittedRange, DerivedFrom, TableState, ViewTable};
 
 /// The tables of a project, under one folder or object-store URL.
 #[derive(Debug, Clone)]
 pub struct OfflineStore {
     root: Url,
+    /// Below the root.
+    folder: &'static str,
 }
+
+/// Tables of the rows of views.
+const VIEWS_FOLDER: &str = "views";
+/// Tables of what the events of views add up to.
+const TILES_FOLDER: &str = "tiles";
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,12 +79,17 @@ impl OfflineStore {
         if !root.path().ends_with('/') {
             root.set_path(&format!("{}/", root.path()));
         }
-        Ok(OfflineStore { root })
+        Ok(OfflineStore { root, folder: VIEWS_FOLDER })
+    }
+
+    /// The tables that hold, for each aggregation view, the tiles of the events in its own table.
+    pub fn tiles(&self) -> OfflineStore {
+        OfflineStore { root: self.root.clone(), folder: TILES_FOLDER }
     }
 
     /// Where the table of `view` stands.
     pub fn view_url(&self, view: &FeatureViewName) -> Url {
-        self.root.join(&format!("views/{view}/")).expect("a valid name is a valid path segment")
+        self.root.join(&format!("{}/{view}/", self.folder)).expect("a valid name is a valid path segment")
     }
 
     /// The newest version of the view's table; None where no run has written one.

@@ -28,8 +28,9 @@ use parquet::file::properties::EnabledStatistics;
 use parquet::schema::types::ColumnPath;
 
 use super::table::{
-    COMMIT_INFO, CommittedRange, TRANSACTION_DATA_VERSION, TRANSACTION_HAS_CREATED, TRANSACTION_MATERIALIZED_UNTIL,
-    TRANSACTION_VIEW_ID, TableState, ViewTable,
+    COMMIT_INFO, CommittedRange, DerivedFrom, TRANSACTION_DATA_VERSION, TRANSACTION_HAS_CREATED,
+    TRANSACTION_MATERIALIZED_UNTIL, TRANSACTION_SOURCE_TABLE, TRANSACTION_SOURCE_VERSION, TRANSACTION_VIEW_ID,
+    TableState, ViewTable,
 };
 use super::{OfflineStore, OfflineStoreError};
 use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName};
@@ -60,6 +61,8 @@ pub struct Replacement {
     pub schema: SchemaRef,
     /// See [`TableState::has_created_timestamp`].
     pub has_created_timestamp: bool,
+    /// See [`TableState::derived_from`].
+    pub derived_from: Option<DerivedFrom>,
 }
 
 /// What a replacement did.
@@ -395,5 +398,9 @@ fn transactions(state: &TableState, replacement: &Replacement) -> Vec<Transactio
     let data_version = replacement.data_version.or((!same_view).then_some(0));
     transactions.extend(data_version.map(|v| Transaction::new(TRANSACTION_DATA_VERSION, v.cast_signed())));
     transactions.extend(until.map(|until| Transaction::new(TRANSACTION_MATERIALIZED_UNTIL, until.micros())));
+    if let Some(DerivedFrom { table, version }) = replacement.derived_from {
+        transactions.push(Transaction::new(TRANSACTION_SOURCE_TABLE, table.cast_signed()));
+        transactions.push(Transaction::new(TRANSACTION_SOURCE_VERSION, version.cast_signed()));
+    }
     transactions
 }

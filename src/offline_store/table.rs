@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use url::Position;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{OfflineStoreError, PAGE_ROWS_MAX};
 use crate::definition::FeatureViewName;
@@ -31,12 +32,24 @@ pub struct TableState {
     pub materialized_until: Option<EventTimestamp>,
     /// Whether rows say when they were written down, so that `as_known` concerns them.
     pub has_created_timestamp: bool,
+    /// Of a table of tiles: what they are tiles of.
+    pub derived_from: Option<DerivedFrom>,
+}
+
+/// A version of another table, from which a table's rows follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DerivedFrom {
+    /// Hash of the table's id.
+    pub table: u64,
+    pub version: u64,
 }
 
 pub(super) const TRANSACTION_VIEW_ID: &str = "asof.view_id";
 pub(super) const TRANSACTION_DATA_VERSION: &str = "asof.data_version";
 pub(super) const TRANSACTION_MATERIALIZED_UNTIL: &str = "asof.materialized_until";
 pub(super) const TRANSACTION_HAS_CREATED: &str = "asof.has_created_timestamp";
+pub(super) const TRANSACTION_SOURCE_TABLE: &str = "asof.source_table";
+pub(super) const TRANSACTION_SOURCE_VERSION: &str = "asof.source_version";
 /// Key of the commit information that holds a [`CommittedRange`].
 pub(super) const COMMIT_INFO: &str = "asof";
 
@@ -74,7 +87,13 @@ impl ViewTable {
         let snapshot = table.snapshot()?;
         let log_store = table.log_store();
         let transaction = async |name: &str| snapshot.transaction_version(log_store.as_ref(), name).await;
+        let source_table = transaction(TRANSACTION_SOURCE_TABLE).await?;
+        let source_version = transaction(TRANSACTION_SOURCE_VERSION).await?;
+        let derived_from = source_table
+            .zip(source_version)
+            .map(|(table, version)| DerivedFrom { table: table.cast_unsigned(), version: version.cast_unsigned() });
         let state = TableState {
+            derived_from,
             view_id: transaction(TRANSACTION_VIEW_ID).await?.and_then(|id| u32::try_from(id).ok()),
             data_version: transaction(TRANSACTION_DATA_VERSION).await?.map_or(0, i64::cast_unsigned),
             materialized_until: transaction(TRANSACTION_MATERIALIZED_UNTIL).await?.map(EventTimestamp::from_micros),
@@ -93,6 +112,17 @@ impl ViewTable {
     pub fn id(&self) -> Result<String, OfflineStoreError> {
         let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
         Ok(snapshot.metadata().id().to_owned())
+    }
+
+    /// This version, for what is derived from it.
+    pub fn as_source(&self) -> Result<DerivedFrom, OfflineStoreError> {
+        Ok(DerivedFrom { table: xxh3_64(self.id()?.as_bytes()), version: self.version })
+    }
+
+    /// How many rows the table has; None where a file does not say.
+    pub fn row_count(&self) -> Result<Option<usize>, OfflineStoreError> {
+        let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
+        Ok(snapshot.snapshot().log_data().iter().map(|file| file.num_records()).sum())
     }
 
     pub fn state(&self) -> &TableState {

@@ -32,6 +32,9 @@ const WIDTHS: [i64; 6] = [2 * SECOND, 20 * SECOND, 300 * SECOND, HOUR, DAY, 30 *
 const EDGES_OF_SHORT_WINDOWS: i64 = 12;
 const EDGES_OF_LONG_WINDOWS: i64 = 100;
 
+/// How many tiles of a table the longest window has at least.
+const TABLE_TILES_MIN: i64 = 6;
+
 /// One partial aggregate of every tile of a view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TilePart {
@@ -107,6 +110,19 @@ impl TileLayout {
         let mut fields = view.stored_fields();
         fields.push(self.mark.clone());
         fields
+    }
+
+    /// The tiles of the view's table of tiles: their width in microseconds, and the column that holds them, which is
+    /// named for what they are. None: no window is long enough for them.
+    pub fn of_table(&self, view: &FeatureView) -> Option<(i64, String)> {
+        let lengths = view.aggregations().iter().flat_map(|aggregation| &aggregation.windows);
+        let longest = lengths.map(|window| match window {
+            Window::Sliding(duration) => duration_micros(*duration),
+            Window::Lifetime => i64::MAX,
+        });
+        let longest = longest.max()?;
+        let width = [DAY, HOUR].into_iter().find(|width| longest / width >= TABLE_TILES_MIN)?;
+        Some((width, format!("{}:{}s", self.mark.name, width / SECOND)))
     }
 
     pub fn part(&self, part: &TilePart) -> Option<usize> {

@@ -49,6 +49,7 @@ pub use params::{FeatureColumn, ViewParams};
 pub use spine_index::SpineIndex;
 pub(crate) use steps::{Steps, value_bytes};
 pub use stream::join_streams;
+pub(crate) use table::{NeededTimes, scan_table};
 pub use table::{TableFile, TableFiles, TableReads, TableView, join_table};
 
 use crate::definition::FeatureViewName;

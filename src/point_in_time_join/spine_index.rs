@@ -94,12 +94,6 @@ impl SpineIndex {
         self.keys.iter().map(|key| take(key, &group_rows, None)).collect()
     }
 
-    /// The first and the last asked time, in microseconds; None: no row has a group.
-    pub(super) fn time_bounds(&self) -> Option<(i64, i64)> {
-        let times = self.slot_times.iter();
-        times.clone().min().copied().zip(times.max().copied())
-    }
-
     /// The asked times, in microseconds: by group, ascending within each.
     pub(crate) fn slot_times(&self) -> &[i64] {
         &self.slot_times
@@ -113,6 +107,11 @@ impl SpineIndex {
     /// The slots of each group.
     pub(crate) fn groups(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
         self.group_starts.windows(2).map(|bounds| bounds[0] as usize..bounds[1] as usize)
+    }
+
+    /// The number of the group that starts at this slot.
+    pub(crate) fn group_at(&self, slot: u32) -> usize {
+        self.group_starts.partition_point(|start| *start < slot)
     }
 
     /// Where a group starts in the middle between two slots, or as near to it as one does; None: no group starts

@@ -22,7 +22,7 @@ use crate::arrow_types::arrow_type;
 use crate::compile::{CompiledView, Compiler};
 use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureViewName, Field, ValueType};
 use crate::engine::Engine;
-use crate::offline_store::{OfflineStore, ViewTable};
+use crate::offline_store::{Changed, OfflineStore, ViewTable};
 use crate::point_in_time_join::{JoinSpec, JoinedView, JoinedViewSpec, PointInTimeJoinNode, RowStatus, TableFiles};
 use crate::time::{EventTimestamp, TimeRange};
 
@@ -92,8 +92,15 @@ pub struct TableVersion {
 
 /// Where one view's rows are read from.
 enum ViewRows {
-    Table(Arc<ViewTable>),
+    Table(Arc<OpenTable>),
     Source,
+}
+
+/// A view's table at one version.
+pub(super) struct OpenTable {
+    pub rows: ViewTable,
+    /// Of an aggregation view the table of the tiles of just these rows, where there is one.
+    pub tiles: Option<ViewTable>,
 }
 
 impl BatchRetrieval {
@@ -169,14 +176,16 @@ async fn open_tables(
     catalog: &Catalog,
     request: &BatchRequest,
     resolved: &ResolvedRequest,
-) -> Result<HashMap<FeatureViewName, Arc<ViewTable>>, RetrievalError> {
-    let names: BTreeSet<FeatureViewName> = resolved.views.iter().map(|view| view.view.name.clone()).collect();
-    type Opened = (FeatureViewName, Arc<ViewTable>);
+) -> Result<HashMap<FeatureViewName, Arc<OpenTable>>, RetrievalError> {
+    let names: BTreeSet<(FeatureViewName, bool)> =
+        resolved.views.iter().map(|view| (view.view.name.clone(), view.view.is_aggregation())).collect();
+    type Opened = (FeatureViewName, Arc<OpenTable>);
     let mut opening: Vec<BoxFuture<'_, Result<Opened, RetrievalError>>> = Vec::new();
-    for name in names {
+    for (name, is_aggregation) in names {
         let table = async move {
-            let table = open_table(retrieval, catalog, &name, request).await?;
-            Ok((name, Arc::new(table)))
+            let rows = open_table(retrieval, catalog, &name, request).await?;
+            let tiles = if is_aggregation { tiles_of(retrieval, &rows, &name).await? } else { None };
+            Ok((name, Arc::new(OpenTable { rows, tiles })))
         };
         opening.push(table.boxed());
     }
@@ -204,6 +213,21 @@ async fn open_table(
     };
     let id = catalog.registry.views.get(view).map(|state| state.id);
     if id.is_some() && table.state().view_id == id { Ok(table) } else { Err(not_materialized()) }
+}
+
+/// The table of the tiles of these rows.
+async fn tiles_of(
+    retrieval: &BatchRetrieval,
+    rows: &ViewTable,
+    view: &FeatureViewName,
+) -> Result<Option<ViewTable>, RetrievalError> {
+    let Some(tiles) = retrieval.offline_store.tiles().view_table(view).await? else { return Ok(None) };
+    let (source, known) = (rows.as_source()?, tiles.state().derived_from);
+    let Some(known) = known.filter(|known| known.table == source.table && known.version <= source.version) else {
+        return Ok(None);
+    };
+    let is_of_rows = known == source || rows.changed_since(known.version).await? == Changed::Nothing;
+    Ok(is_of_rows.then_some(tiles))
 }
 
 impl<'a> Reader<'a> {
@@ -240,6 +264,7 @@ impl<'a> Reader<'a> {
         match &self.rows[position] {
             ViewRows::Source => Ok(self.compiler.view(&resolved.view, TimeRange::UNBOUNDED).await?),
             ViewRows::Table(table) => {
+                let table = &table.rows;
                 let stored = table.schema()?;
                 let frame = self.context.read_table(table.provider(&self.context).await?)?;
                 let column = |field: &Field| match stored.field_with_name(&field.name) {
@@ -342,10 +367,17 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn table(&self, position: usize) -> Option<&OpenTable> {
+        match &self.rows[position] {
+            ViewRows::Table(table) => Some(table),
+            ViewRows::Source => None,
+        }
+    }
+
     /// The files that hold the view's rows as they are, if any do.
-    async fn files(&self, position: usize) -> Result<Option<TableFiles>, RetrievalError> {
+    pub(super) async fn files(&self, position: usize) -> Result<Option<TableFiles>, RetrievalError> {
         Ok(match &self.rows[position] {
-            ViewRows::Table(table) => table.files(&self.context.runtime_env())?,
+            ViewRows::Table(table) => table.rows.files(&self.context.runtime_env())?,
             ViewRows::Source => self.compiler.row_files(&self.resolved.views[position].view).await?,
         })
     }
@@ -370,7 +402,7 @@ impl<'a> Reader<'a> {
             if let ViewRows::Table(table) = rows
                 && tables.iter().all(|known| known.view != view.view.name)
             {
-                tables.push(TableVersion { view: view.view.name.clone(), version: table.version() });
+                tables.push(TableVersion { view: view.view.name.clone(), version: table.rows.version() });
             }
         }
         tables
@@ -383,7 +415,7 @@ impl<'a> Reader<'a> {
         let mut warnings: Vec<String> = Vec::new();
         for (view, rows) in self.resolved.views.iter().zip(&self.rows) {
             if let ViewRows::Table(table) = rows
-                && let Some(until) = table.state().materialized_until
+                && let Some(until) = table.rows.state().materialized_until
                 && last >= until
                 && !view.is_static
             {

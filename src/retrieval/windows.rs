@@ -6,15 +6,18 @@ use datafusion::logical_expr::{Extension, LogicalPlan};
 use datafusion::prelude::{DataFrame, Expr, ident};
 
 use super::RetrievalError;
-use super::batch::{Reader, instant_lit};
+use super::batch::{OpenTable, Reader, instant_lit};
 use super::resolve::ResolvedView;
 use super::spine::Spine;
 use crate::compile::CompiledView;
 use crate::definition::{
     Aggregation, CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureView, Field, ValueType, ViewInput, Window,
 };
+use crate::online_store::{TileLayout, TilePart};
 use crate::time::EventTimestamp;
-use crate::window_aggregation::{AggregatedViewSpec, WindowAggregationNode, WindowAggregationSpec, WindowFeature};
+use crate::window_aggregation::{
+    AggregatedViewSpec, TableTiles, WindowAggregationNode, WindowAggregationSpec, WindowFeature,
+};
 
 /// A feature of an aggregation view: its aggregation, and its window.
 pub(super) fn aggregation_of<'v>(view: &'v FeatureView, feature: &Field) -> Option<(&'v Aggregation, Window)> {
@@ -54,6 +57,9 @@ pub(super) fn resolution(view: &FeatureView) -> Option<std::time::Duration> {
         ViewInput::Sql { .. } | ViewInput::Rows { .. } => None,
     }
 }
+
+/// Tiles are read in place of events where these are at least so many times as many.
+const EVENTS_A_TILE_MIN: usize = 2;
 
 impl Reader<'_> {
     /// The plan with the features of the request's aggregation views after its columns; as it is where it has none.
@@ -106,8 +112,32 @@ impl Reader<'_> {
             as_known: self.request.as_known,
             resolution: resolution(&view.view),
             features,
+            files: self.files(position).await?,
+            tiles: self.table_tiles(position, view)?,
         };
         Ok((spec, frame.select(columns)?))
+    }
+
+    /// The tiles that windows may be read from; None: there are none, or as many as events.
+    fn table_tiles(&self, position: usize, view: &ResolvedView) -> Result<Option<TableTiles>, RetrievalError> {
+        let Some(OpenTable { rows, tiles: Some(table) }) = self.table(position) else { return Ok(None) };
+        if table.row_count()?.zip(rows.row_count()?).is_none_or(|(tiles, events)| events < tiles * EVENTS_A_TILE_MIN) {
+            return Ok(None);
+        }
+        let layout = TileLayout::of(&view.view)?;
+        let Some((width, column)) = layout.of_table(&view.view) else { return Ok(None) };
+        let files = table.files(&self.context.runtime_env())?;
+        let Some(files) = files.filter(|_| !self.request.as_known) else { return Ok(None) };
+        if table.schema()?.field_with_name(&column).is_err() {
+            return Ok(None);
+        }
+        let part = |field: &Field| {
+            let (aggregation, _) = aggregation_of(&view.view, field)?;
+            layout.part(&TilePart::of(&view.view, aggregation).ok()?)
+        };
+        let parts: Option<Vec<usize>> = view.features.iter().map(part).collect();
+        let kinds = layout.parts.iter().map(|part| part.kind.clone()).collect();
+        Ok(parts.map(|parts| TableTiles { files, width, column, kinds, parts }))
     }
 }
 

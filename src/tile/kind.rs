@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::TileError;
 use super::codec::{
     Flaw, put_signed, put_value, put_varint, take_key, take_len, take_positive, take_signed, take_value, take_varint,
@@ -17,7 +19,7 @@ use super::value::Scalar;
 /// What a partial keeps of its events.
 ///
 /// Aggregates of one input and bucket whose kinds are the same share one partial.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum PartialKind {
     /// How many events there are.
     Rows,

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 /// At most `n` items, the best first, repeats included.
 ///
 /// Items that compare equal are the same, so which of them are kept does not matter.
@@ -13,7 +15,7 @@ pub struct Ranking<T> {
 }
 
 /// Which end of the order comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Best {
     Least,
     Greatest,

@@ -83,14 +83,7 @@ impl Groups {
 
 impl Chunk<'_> {
     fn answer(&self, groups: &Groups, events: &Events) -> Result<(Vec<ArrayRef>, usize)> {
-        let mut order: Vec<u32> = Vec::new();
-        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(self.groups.len());
-        for (_, runs) in &self.groups {
-            let start = order.len();
-            runs.iter().for_each(|run| order.extend(run.start..run.start + run.len));
-            sort_by_time(events, &mut order[start..]);
-            ranges.push(start..order.len());
-        }
+        let (order, ranges) = ordered_by_time(events, self.groups.iter().map(|(_, runs)| *runs));
         let times: Vec<i64> = order.iter().map(|event| events.times[*event as usize]).collect();
         let created: Vec<i64> = match events.created.is_empty() {
             true => Vec::new(),
@@ -140,8 +133,24 @@ impl Chunk<'_> {
     }
 }
 
-fn external(error: TileError) -> DataFusionError {
+pub(super) fn external(error: TileError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
+}
+
+/// The events of some groups, group by group in the order of time, and where those of each group are among them.
+pub(super) fn ordered_by_time<'a>(
+    events: &Events,
+    groups: impl ExactSizeIterator<Item = &'a [Run]>,
+) -> (Vec<u32>, Vec<Range<usize>>) {
+    let mut order: Vec<u32> = Vec::new();
+    let mut ranges = Vec::with_capacity(groups.len());
+    for runs in groups {
+        let start = order.len();
+        runs.iter().for_each(|run| order.extend(run.start..run.start + run.len));
+        sort_by_time(events, &mut order[start..]);
+        ranges.push(start..order.len());
+    }
+    (order, ranges)
 }
 
 /// Events of one group by (event timestamp, created timestamp); ties stay as they came, which no answer tells.

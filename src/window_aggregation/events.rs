@@ -12,7 +12,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
 use super::AggregatedViewSpec;
-use crate::point_in_time_join::{SlotRange, SpineIndex};
+use crate::point_in_time_join::{NeededTimes, SlotRange, SpineIndex};
 
 /// A created timestamp that is missing: lower than any other.
 pub(super) const NEVER_CREATED: i64 = i64::MIN;
@@ -30,6 +30,8 @@ pub(super) struct Wanted {
     /// Reaches back from an asked time to the earliest event that a window of the view can see, in microseconds;
     /// None: there is no earliest.
     pub reach: Option<i64>,
+    /// Of each group only events at these times; None: all that `reach` lets see.
+    pub needed: Option<Arc<NeededTimes>>,
     /// Groups that begin at these slots: from, and up to.
     pub first_slot: u32,
     pub end_slot: AtomicU32,
@@ -58,6 +60,8 @@ pub(super) struct Events {
     /// Microseconds; empty where the view has no created timestamps.
     pub created: Vec<i64>,
     pub columns: Vec<ArrayRef>,
+    /// They are those of groups that begin before this slot.
+    pub end_slot: u32,
 }
 
 /// What one stream of a view's input gave so far.
@@ -72,6 +76,22 @@ struct Kept {
 }
 
 impl Wanted {
+    /// The times that each group needs events of; none, of groups of other passes.
+    pub fn needed_times(&self) -> NeededTimes {
+        let end_slot = self.complete_until();
+        NeededTimes::new(self.index.groups().enumerate().map(|(number, group)| {
+            let is_read = self.first_slot as usize <= group.start && group.start < end_slot as usize;
+            let asked = &self.index.slot_times()[group];
+            let Some((first, last)) = asked.first().zip(asked.last()).filter(|_| is_read) else { return Vec::new() };
+            match &self.needed {
+                Some(needed) => needed.of_group(number).to_vec(),
+                None => {
+                    vec![(self.reach.map_or(i64::MIN, |reach| first.saturating_sub(reach)), last.saturating_sub(1))]
+                }
+            }
+        }))
+    }
+
     /// The events of one stream that some asked window can see.
     pub async fn read(self: Arc<Self>, mut rows: SendableRecordBatchStream) -> Result<Events> {
         let mut kept = Kept { end_slot: self.end_slot.load(Ordering::Relaxed), ..Kept::default() };
@@ -135,7 +155,10 @@ impl Wanted {
         let is_visible = move |time: i64| time < last && earliest.is_none_or(|earliest| time >= earliest);
         let values = &times.values()[events.clone()];
         let (mut one, mut several) = (None, Vec::new());
-        if times.null_count() == 0 && values.is_sorted() {
+        if let Some(needed) = &self.needed {
+            let needed = needed.of_group(self.index.group_at(group.start));
+            several = among(needed, times, events);
+        } else if times.null_count() == 0 && values.is_sorted() {
             let start = earliest.map_or(0, |earliest| values.partition_point(|time| *time < earliest));
             let end = values.partition_point(|time| *time < last);
             one = (start < end).then(|| events.start + start..events.start + end);
@@ -196,6 +219,22 @@ impl Wanted {
         self.bytes.fetch_sub(before.saturating_sub(kept.bytes), Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Those of some events that lie in one of the ranges of needed times.
+fn among(needed: &[(i64, i64)], times: &TimestampMicrosecondArray, events: Range<usize>) -> Vec<Range<usize>> {
+    let values = &times.values()[events.clone()];
+    if times.null_count() > 0 || !values.is_sorted() {
+        let is_needed = |time: i64| needed.iter().any(|(first, last)| *first <= time && time <= *last);
+        let kept = events.filter(|row| times.is_valid(*row) && is_needed(times.value(*row)));
+        return kept.map(|row| row..row + 1).collect();
+    }
+    let range = |(first, last): &(i64, i64)| {
+        let start = values.partition_point(|time| time < first);
+        let end = values.partition_point(|time| time <= last);
+        events.start + start..events.start + end.max(start)
+    };
+    needed.iter().map(range).filter(|range| !range.is_empty()).collect()
 }
 
 impl Kept {
@@ -265,7 +304,7 @@ impl Events {
     ///
     /// Those of groups from `end_slot` on are left out: a stream may have ended before the others found that too much.
     pub fn concat(streams: Vec<Events>, end_slot: u32) -> Result<Events> {
-        let mut all = Events::default();
+        let mut all = Events { end_slot, ..Events::default() };
         let mut pieces = Vec::new();
         for events in streams {
             let events = events.before(end_slot)?;
@@ -287,14 +326,16 @@ impl Events {
         Ok(all)
     }
 
-    fn before(self, end_slot: u32) -> Result<Events> {
+    /// The events of groups before `end_slot`.
+    pub fn before(mut self, end_slot: u32) -> Result<Events> {
+        self.end_slot = end_slot;
         if self.runs.iter().all(|run| run.slot < end_slot) {
             return Ok(self);
         }
         let columns = self.columns.clone();
         let mut kept = Kept { events: self, pieces: vec![columns], bytes: 0, end_slot: u32::MAX };
         kept.retain(end_slot)?;
-        kept.columns()
+        Ok(Events { end_slot, ..kept.columns()? })
     }
 
     /// The runs, group by group in the order of the spine's slots, and for each slot from `first_slot` on where the

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array, UInt32Array, new_null_array,
 };
 use arrow::compute::{concat, take};
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::error::DataFusionError;
@@ -27,11 +27,14 @@ use rayon::prelude::*;
 
 use super::answer::{Groups, answer_groups};
 use super::events::{Events, Wanted};
+use super::tiled::{Cover, answer_groups_with_tiles};
 use super::{AggregatedViewSpec, WindowAggregationSpec};
 use crate::arrow_types::arrow_type;
 use crate::definition::{ValueType, Window};
 use crate::metrics::SUMS_OUT_OF_RANGE_TOTAL;
-use crate::point_in_time_join::{RowStatus, SpineIndex, Steps, value_bytes};
+use crate::point_in_time_join::{
+    NeededTimes, RowStatus, SpineIndex, Steps, TableFiles, TableReads, TableView, scan_table, value_bytes,
+};
 use crate::time::duration_micros;
 
 /// See [`WindowAggregationSpec`].
@@ -216,25 +219,40 @@ impl Aggregating {
         let slots = u32::try_from(index.slot_rows().len()).unwrap_or(u32::MAX);
         let mut answered: Vec<Vec<ArrayRef>> = vec![Vec::new(); view.features.len()];
         let mut first_slot = 0;
+        let cover = Cover::of(index, view);
         while first_slot < slots {
-            let wanted = Arc::new(Wanted {
-                index: Arc::clone(index),
-                view: Arc::clone(view),
-                reach: reach(view),
-                first_slot,
-                end_slot: AtomicU32::new(slots),
-                bytes: AtomicUsize::new(0),
-                bytes_max: self.event_bytes_max,
-            });
-            let events = self.read(position, &wanted).await?;
-            let end_slot = wanted.complete_until();
+            let bytes_max = self.event_bytes_max;
+            let wanted = |needed: Option<&Arc<NeededTimes>>, end_slot: u32| {
+                Arc::new(Wanted {
+                    index: Arc::clone(index),
+                    view: Arc::clone(view),
+                    reach: reach(view),
+                    needed: needed.cloned(),
+                    first_slot,
+                    end_slot: AtomicU32::new(end_slot),
+                    bytes: AtomicUsize::new(0),
+                    bytes_max,
+                })
+            };
+            let mut events = self.read(position, wanted(cover.as_ref().map(|cover| &cover.events), slots)).await?;
+            let mut tiles = None;
+            if let Some(cover) = &cover {
+                let read = self.read_tiles(position, wanted(Some(&cover.tiles), events.end_slot)).await?;
+                events = events.before(read.end_slot)?;
+                tiles = Some(read);
+            }
+            let end_slot = events.end_slot;
             self.counters.passes.add(1);
             self.counters.events.add(events.len());
+            self.counters.tiles.add(tiles.as_ref().map_or(0, Events::len));
             let groups = Groups { index: Arc::clone(index), view: Arc::clone(view), first_slot, end_slot };
             let timer = self.counters.compute.clone();
             let answers = tokio::task::spawn_blocking(move || {
                 let _timer = timer.timer();
-                answer_groups(&groups, events)
+                match tiles {
+                    Some(tiles) => answer_groups_with_tiles(&groups, &events, &tiles),
+                    None => answer_groups(&groups, events),
+                }
             });
             let (answers, out_of_range) =
                 answers.await.map_err(|error| DataFusionError::External(Box::new(error)))??;
@@ -258,26 +276,62 @@ impl Aggregating {
         ordered.await.map_err(|error| DataFusionError::External(Box::new(error)))?
     }
 
-    async fn read(&mut self, position: usize, wanted: &Arc<Wanted>) -> Result<Events> {
+    /// The events of a view.
+    async fn read(&mut self, position: usize, wanted: Arc<Wanted>) -> Result<Events> {
+        if let Some(files) = &wanted.view.files {
+            let schema = self.inputs[position].schema();
+            return self.read_files(&wanted, files.clone(), schema, wanted.view.has_created_timestamp).await;
+        }
         if self.is_input_used {
             let inputs = std::mem::take(&mut self.inputs);
             self.inputs = inputs.into_iter().map(reset_plan_states).collect::<Result<_>>()?;
         }
         self.is_input_used = true;
         let input = &self.inputs[position];
-        let partitions = input.output_partitioning().partition_count();
-        let mut reading = Vec::with_capacity(partitions);
-        for partition in 0..partitions {
-            let rows = input.execute(partition, Arc::clone(&self.context))?;
-            reading.push(tokio::spawn(Arc::clone(wanted).read(rows)));
-        }
-        let read = stream::iter(reading).buffered(partitions.max(1)).map(|read| match read {
-            Ok(events) => events,
-            Err(error) => Err(DataFusionError::External(Box::new(error))),
-        });
-        let streams: Vec<Events> = read.try_collect().await?;
-        Events::concat(streams, wanted.complete_until())
+        let partitions = 0..input.output_partitioning().partition_count();
+        let streams = partitions.map(|partition| input.execute(partition, Arc::clone(&self.context)));
+        bring_together(streams.collect::<Result<_>>()?, wanted).await
     }
+
+    /// The tiles of a view, as if they were events with one column.
+    async fn read_tiles(&self, position: usize, wanted: Arc<Wanted>) -> Result<Events> {
+        let Some(tiles) = &wanted.view.tiles else { return internal_err!("the view has no tiles") };
+        let events = self.inputs[position].schema();
+        let mut fields = events.fields()[..wanted.view.spine_keys.len() + 2].to_vec();
+        fields.push(Arc::new(Field::new(&tiles.column, DataType::Binary, true)));
+        self.read_files(&wanted, tiles.files.clone(), Arc::new(Schema::new(fields)), false).await
+    }
+
+    async fn read_files(
+        &self,
+        wanted: &Arc<Wanted>,
+        files: TableFiles,
+        schema: SchemaRef,
+        has_created_timestamp: bool,
+    ) -> Result<Events> {
+        let store = files.object_store(self.context.runtime_env())?;
+        let keys = wanted.view.spine_keys.len();
+        let table = TableView::whole(wanted.view.name.clone(), &schema, keys, has_created_timestamp, files);
+        let reads = Arc::new(TableReads::default());
+        let needed = wanted.needed_times();
+        let streams = scan_table(&wanted.index, Arc::new(table), schema, &needed, &store, Arc::clone(&reads)).await;
+        let streams = streams.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        self.counters.row_groups.add(reads.row_groups.load(Ordering::Relaxed));
+        self.counters.row_groups_pruned.add(reads.row_groups_pruned.load(Ordering::Relaxed));
+        bring_together(streams, Arc::clone(wanted)).await
+    }
+}
+
+/// The events of streams that are read at the same time.
+async fn bring_together(streams: Vec<SendableRecordBatchStream>, wanted: Arc<Wanted>) -> Result<Events> {
+    let count = streams.len();
+    let reading: Vec<_> = streams.into_iter().map(|rows| tokio::spawn(Arc::clone(&wanted).read(rows))).collect();
+    let read = stream::iter(reading).buffered(count.max(1)).map(|read| match read {
+        Ok(events) => events,
+        Err(error) => Err(DataFusionError::External(Box::new(error))),
+    });
+    let events: Vec<Events> = read.try_collect().await?;
+    Events::concat(events, wanted.complete_until())
 }
 
 /// From an asked time back to the earliest event that any window of the view can see, in microseconds.
@@ -299,11 +353,7 @@ fn row_order(index: &SpineIndex) -> UInt32Array {
     UInt32Array::from(order)
 }
 
-fn in_row_order(
-    pieces: Vec<ArrayRef>,
-    data_type: &arrow::datatypes::DataType,
-    order: &UInt32Array,
-) -> Result<ArrayRef> {
+fn in_row_order(pieces: Vec<ArrayRef>, data_type: &DataType, order: &UInt32Array) -> Result<ArrayRef> {
     let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
     Ok(match pieces.as_slice() {
         [] => new_null_array(data_type, order.len()),
@@ -327,6 +377,9 @@ struct Counters {
     output_rows: Count,
     passes: Count,
     events: Count,
+    tiles: Count,
+    row_groups: Count,
+    row_groups_pruned: Count,
     out_of_range: Count,
 }
 
@@ -338,6 +391,9 @@ impl Counters {
             output_rows: MetricBuilder::new(metrics).output_rows(0),
             passes: counter("passes"),
             events: counter("events"),
+            tiles: counter("tiles"),
+            row_groups: counter("row_groups"),
+            row_groups_pruned: counter("row_groups_pruned"),
             out_of_range: counter("sums_out_of_range"),
         }
     }

@@ -24,7 +24,8 @@ mod ranges;
 mod sliding;
 #[cfg(test)]
 mod tests;
+mod tiled;
 
 pub(crate) use answer::lower_edge;
 pub use exec::WindowAggregationExec;
-pub use node::{AggregatedViewSpec, WindowAggregationNode, WindowAggregationSpec, WindowFeature};
+pub use node::{AggregatedViewSpec, TableTiles, WindowAggregationNode, WindowAggregationSpec, WindowFeature};

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::arrow_types::arrow_type;
 use crate::definition::{AggregateFunction, FeatureViewName, Percentiles, ValueType, Window};
-use crate::tile::{Aggregate, TileError};
+use crate::point_in_time_join::TableFiles;
+use crate::tile::{Aggregate, PartialKind, TileError};
 
 /// What a window aggregation does, but for its inputs: the spine, and one input a view.
 ///
@@ -43,6 +44,26 @@ pub struct AggregatedViewSpec {
     /// The lower edges of windows move in steps of this length.
     pub resolution: Option<Duration>,
     pub features: Vec<WindowFeature>,
+    /// The files that hold the rows of the view's input, to be read instead of it.
+    pub files: Option<TableFiles>,
+    pub tiles: Option<TableTiles>,
+}
+
+/// What the events of a view add up to, day by day or hour by hour, to be read in place of the events in the middle of
+/// windows that are long.
+///
+/// Their table has the join keys, the tile's start as event timestamp, and the tile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableTiles {
+    pub files: TableFiles,
+    /// Microseconds; tiles start at multiples of it.
+    pub width: i64,
+    /// The column of the tiles.
+    pub column: String,
+    /// A tile is one partial of each of these kinds.
+    pub kinds: Vec<PartialKind>,
+    /// For each feature of the view, which of the partials it is finished from.
+    pub parts: Vec<usize>,
 }
 
 /// One function over one window.
@@ -139,6 +160,9 @@ impl fmt::Display for WindowAggregationSpec {
             }
             if view.as_known {
                 write!(f, ", as_known")?;
+            }
+            if let Some(tiles) = &view.tiles {
+                write!(f, ", tiles={:?}", Duration::from_micros(tiles.width.unsigned_abs()))?;
             }
             write!(f, ")")?;
         }

@@ -211,6 +211,8 @@ fn view(as_known: bool, has_created_timestamp: bool, resolution: Option<u64>) ->
         as_known,
         resolution: resolution.map(Duration::from_micros),
         features: features(),
+        files: None,
+        tiles: None,
     }
 }
 

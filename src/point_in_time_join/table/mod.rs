@@ -16,8 +16,10 @@
 mod choose;
 mod file_reader;
 mod gather;
+mod needed;
 mod prune;
 mod read;
+mod scan;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +34,9 @@ use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+
+pub(crate) use self::needed::NeededTimes;
+pub(crate) use self::scan::scan_table;
 
 use self::choose::Choices;
 use self::read::RowGroup;
@@ -115,6 +120,32 @@ impl TableView {
     }
 }
 
+impl TableView {
+    /// A view whose rows are looked at whole; `rows` has join keys, event and created timestamp, and features.
+    pub(crate) fn whole(
+        name: FeatureViewName,
+        rows: &Schema,
+        keys: usize,
+        has_created_timestamp: bool,
+        files: TableFiles,
+    ) -> Self {
+        let in_files = |name: &String| files.renamed.get(name).unwrap_or(name).clone();
+        let column = |column: usize| in_files(rows.field(column).name());
+        let feature = |field: &FieldRef| Arc::new(field.as_ref().clone().with_name(in_files(field.name())));
+        TableView {
+            name,
+            keys: (0..keys).map(column).collect(),
+            event_timestamp: Some(column(keys)),
+            created_timestamp: has_created_timestamp.then(|| column(keys + 1)),
+            features: rows.fields()[keys + 2..].iter().map(feature).collect(),
+            ttl: None,
+            as_known: false,
+            tell_aged: false,
+            files,
+        }
+    }
+}
+
 /// What a join has read of its tables.
 #[derive(Debug, Default)]
 pub struct TableReads {
@@ -170,7 +201,8 @@ pub async fn join_table(
         return Err(JoinError::KeyTypes { view: view.name.clone(), spine: index.key_types().to_vec(), features });
     }
     let files = read::open(&view, &store).await?;
-    let groups = prune::row_groups(&index, &view, files, &reads).await?;
+    let needed = NeededTimes::of_join(&index, &view);
+    let groups = prune::row_groups(&index, &view, &needed, files, &reads).await?;
     let join = Arc::new(TableJoin { index, view, groups, next: AtomicUsize::new(0), reads });
     let Some(chosen) = choose_rows(&join).await? else { return Ok(None) };
     gather::answer(&join, chosen).await.map(Some)

@@ -13,13 +13,15 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::errors::ParquetError;
 
 use super::read::{self, OpenFile, RowGroup};
-use super::{TableReads, TableView};
+use super::{NeededTimes, TableReads, TableView};
 use crate::point_in_time_join::{JoinError, SpineIndex};
 
-/// The row groups that a row of the spine may match, each with the rows of its pages that one may match.
+/// The row groups that may hold a row of a group of the spine at a time that it needs, each with the rows of its pages
+/// that may.
 pub async fn row_groups(
     index: &SpineIndex,
     view: &TableView,
+    needed: &NeededTimes,
     files: Vec<OpenFile>,
     reads: &TableReads,
 ) -> Result<Vec<RowGroup>, JoinError> {
@@ -28,7 +30,7 @@ pub async fn row_groups(
     // With more keys than pages nearly every page holds one of them.
     let is_sparse = index.group_count() < rows.div_ceil(view.files.page_rows.max(1)) && !view.keys.is_empty();
     let keys = is_sparse.then(|| SpineKeys::new(index)).transpose().map_err(|source| failed(source.into()))?;
-    let filter = Filter { view, keys, times: AskedTimes::of(index, view) };
+    let filter = Filter { view, keys, needed, bounds: needed.bounds() };
     let pruned = files.into_iter().map(|file| {
         let filter = &filter;
         async move { filter.file(file, reads).await.map_err(failed) }
@@ -41,7 +43,9 @@ struct Filter<'a> {
     view: &'a TableView,
     /// None: there are so many that looking for them does not pay.
     keys: Option<SpineKeys>,
-    times: AskedTimes,
+    needed: &'a NeededTimes,
+    /// First and last needed time of all groups; None: none needs any.
+    bounds: Option<(i64, i64)>,
 }
 
 impl Filter<'_> {
@@ -88,48 +92,53 @@ impl Filter<'_> {
         Ok(Some(ranges))
     }
 
-    /// Whether each row group or page may hold a row that matches.
+    /// Whether each row group or page may hold a row that is needed.
     fn kept(&self, statistics: &Statistics) -> Result<Vec<bool>, ParquetError> {
-        let mut kept = vec![true; statistics.count];
-        if let Some((min, max)) = &statistics.events {
-            let instants = |bounds: &ArrayRef| cast(bounds, &read::instant_type());
-            let (min, max) = (instants(min)?, instants(max)?);
-            let (min, max) =
-                (min.as_primitive::<TimestampMicrosecondType>(), max.as_primitive::<TimestampMicrosecondType>());
-            let bounds = min.iter().zip(max.iter());
-            kept = bounds.map(|(min, max)| self.times.may_match(min, max)).collect();
-        }
+        let Some((oldest, last)) = self.bounds else { return Ok(vec![false; statistics.count]) };
+        let times = match &statistics.events {
+            Some((min, max)) => times_of(min)?.into_iter().zip(times_of(max)?).map(Times::new).collect(),
+            None => vec![Times::UNKNOWN; statistics.count],
+        };
+        let mut kept: Vec<bool> = times.iter().map(|times| times.meet(oldest, last)).collect();
         if let Some(keys) = &self.keys {
-            keys.exclude(&statistics.keys, &mut kept)?;
+            keys.exclude(&statistics.keys, &times, self.needed, &mut kept)?;
         }
         Ok(kept)
     }
 }
 
-/// Between which event timestamps a row may hold at an asked time; microseconds.
-struct AskedTimes {
-    oldest: i64,
-    last: i64,
+fn times_of(bounds: &ArrayRef) -> Result<Vec<Option<i64>>, ArrowError> {
+    Ok(cast(bounds, &read::instant_type())?.as_primitive::<TimestampMicrosecondType>().iter().collect())
 }
 
-impl AskedTimes {
-    fn of(index: &SpineIndex, view: &TableView) -> Self {
-        let (first, last) = index.time_bounds().unwrap_or((i64::MAX, i64::MIN));
-        let ttl = view.ttl.filter(|_| !view.tell_aged).and_then(|ttl| i64::try_from(ttl.as_micros()).ok());
-        AskedTimes { oldest: ttl.map_or(i64::MIN, |ttl| first.saturating_sub(ttl)), last }
+/// Between which event timestamps rows lie, in microseconds; None: it is not known, as of rows that have none.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    min: Option<i64>,
+    max: Option<i64>,
+}
+
+impl Times {
+    const UNKNOWN: Times = Times { min: None, max: None };
+
+    fn new((min, max): (Option<i64>, Option<i64>)) -> Self {
+        Times { min, max }
     }
 
-    /// Unknown bounds, as those of rows without event timestamp, may match.
-    fn may_match(&self, min: Option<i64>, max: Option<i64>) -> bool {
-        min.is_none_or(|min| min <= self.last) && max.is_none_or(|max| max >= self.oldest)
+    fn meet(&self, first: i64, last: i64) -> bool {
+        self.min.is_none_or(|min| min <= last) && self.max.is_none_or(|max| max >= first)
     }
 }
+
+/// Keys of the spine between two bounds whose times are looked at; where there are more, one of them will be needed.
+const KEYS_LOOKED_AT_MAX: usize = 16;
 
 /// The distinct keys of a spine, as bytes that compare as they do.
 struct SpineKeys {
     types: Vec<DataType>,
     converter: RowConverter,
-    sorted: Vec<OwnedRow>,
+    /// Each with the number of its group.
+    sorted: Vec<(OwnedRow, usize)>,
 }
 
 impl SpineKeys {
@@ -137,15 +146,22 @@ impl SpineKeys {
         let fields = index.key_types().iter().cloned().map(SortField::new).collect();
         let converter = RowConverter::new(fields)?;
         let rows = converter.convert_columns(&index.distinct_keys()?)?;
-        let mut sorted: Vec<OwnedRow> = rows.iter().map(|row| row.owned()).collect();
+        let mut sorted: Vec<(OwnedRow, usize)> =
+            rows.iter().enumerate().map(|(group, row)| (row.owned(), group)).collect();
         sorted.sort_unstable();
         Ok(SpineKeys { types: index.key_types().to_vec(), converter, sorted })
     }
 
-    /// Unmarks what lies between no two bounds that have a key of the spine between them.
+    /// Unmarks what lies between no two bounds that have a key of the spine between them which needs such times.
     ///
     /// A row whose every key lies between a least and a greatest one lies between the tuples of these, too.
-    fn exclude(&self, bounds: &[(ArrayRef, ArrayRef)], kept: &mut [bool]) -> Result<(), ParquetError> {
+    fn exclude(
+        &self,
+        bounds: &[(ArrayRef, ArrayRef)],
+        times: &[Times],
+        needed: &NeededTimes,
+        kept: &mut [bool],
+    ) -> Result<(), ParquetError> {
         let rows = |side: fn(&(ArrayRef, ArrayRef)) -> &ArrayRef| -> Result<Rows, ArrowError> {
             let columns = bounds.iter().zip(&self.types).map(|(bounds, wanted)| cast(side(bounds), wanted));
             self.converter.convert_columns(&columns.collect::<Result<Vec<_>, _>>()?)
@@ -153,8 +169,12 @@ impl SpineKeys {
         let (least, greatest) = (rows(|bounds| &bounds.0)?, rows(|bounds| &bounds.1)?);
         let is_known = |number: usize| bounds.iter().all(|(min, max)| min.is_valid(number) && max.is_valid(number));
         for (number, kept) in kept.iter_mut().enumerate().filter(|(number, kept)| **kept && is_known(*number)) {
-            let first = self.sorted.partition_point(|key| key.row() < least.row(number));
-            *kept = self.sorted.get(first).is_some_and(|key| key.row() <= greatest.row(number));
+            let first = self.sorted.partition_point(|(key, _)| key.row() < least.row(number));
+            let between = || self.sorted[first..].iter().take_while(|(key, _)| key.row() <= greatest.row(number));
+            let is_needed = |(_, group): &(OwnedRow, usize)| {
+                needed.of_group(*group).iter().any(|(first, last)| times[number].meet(*first, *last))
+            };
+            *kept = between().nth(KEYS_LOOKED_AT_MAX).is_some() || between().any(is_needed);
         }
         Ok(())
     }
