@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -11,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import grpc
 import grpc.aio
 
-from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary
+from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary, shown_as
 from ._connection import Connection, Tls
 from ._proto.feature_store_pb2_grpc import FeatureStoreStub
 from ._stream import AsyncAnswerStream
@@ -25,7 +24,7 @@ def _call(
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     """The call as a coroutine."""
 
-    @functools.wraps(core)
+    @shown_as(core)
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._run(core(self._calls, *args, **kwargs))
 
@@ -37,7 +36,7 @@ def _stream_call(
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, AsyncAnswerStream]]:
     """The call as a coroutine that returns when the answer begins."""
 
-    @functools.wraps(core)
+    @shown_as(core, returns="AsyncAnswerStream")
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncAnswerStream:
         opened = await self._run(core(self._calls, *args, **kwargs))
         return AsyncAnswerStream(opened, lambda: self._run(self._calls.receive(opened.stream)))

@@ -12,6 +12,7 @@ A call is a generator: it yields what is to be done (a step), is sent what came 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -63,6 +64,7 @@ class Pause:
 
 T = TypeVar("T")
 P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
 Steps: TypeAlias = Generator[Unary | Open | Receive | Pause, Any, T]
 
 
@@ -86,12 +88,24 @@ def gathered(
                 answer.reader.feed(message)
             return answer.reader.answer()
 
-        functools.update_wrapper(gather, stream)
-        functools.update_wrapper(gather, documentation, updated=())
-        gather.__wrapped__ = stream  # type: ignore[attr-defined]  # Its signature is the one that notebooks show.
+        functools.update_wrapper(gather, documentation)
+        vars(gather)["__signature__"] = inspect.signature(stream).replace(return_annotation="Steps[Answer]")
         return gather
 
     return documented
+
+
+def shown_as(core: Callable[..., Any], returns: str | None = None) -> Callable[[F], F]:
+    """Names and documents a method of a client as the call it makes, with what its steps come to as its result."""
+
+    def show(method: F) -> F:
+        signature = inspect.signature(core)
+        result = returns or str(signature.return_annotation).removeprefix("Steps[").removesuffix("]")
+        functools.update_wrapper(method, core)
+        vars(method)["__signature__"] = signature.replace(return_annotation=result)
+        return method
+
+    return show
 
 
 class Calls:

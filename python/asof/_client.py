@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import grpc
 
 from ._async import AsyncClient
-from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary
+from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary, shown_as
 from ._connection import Connection, Tls
 from ._proto.feature_store_pb2_grpc import FeatureStoreStub
 from ._stream import AnswerStream
@@ -23,7 +22,7 @@ T = TypeVar("T")
 def _call(core: Callable[Concatenate[Calls, P], Steps[T]]) -> Callable[Concatenate[Client, P], T]:
     """The call as a method that returns when it is done."""
 
-    @functools.wraps(core)
+    @shown_as(core)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._run(core(self._calls, *args, **kwargs))
 
@@ -35,7 +34,7 @@ def _stream_call(
 ) -> Callable[Concatenate[Client, P], AnswerStream]:
     """The call as a method that returns when the answer begins."""
 
-    @functools.wraps(core)
+    @shown_as(core, returns="AnswerStream")
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> AnswerStream:
         opened = self._run(core(self._calls, *args, **kwargs))
         return AnswerStream(opened, lambda: self._run(self._calls.receive(opened.stream)))

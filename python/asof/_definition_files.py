@@ -105,9 +105,22 @@ class DefinitionSet:
         found = DefinitionSet()
         for name, value in variables.items():
             # A name that begins with `_` is the file's own business: a template for others, for instance.
-            if isinstance(value, Definition) and not name.startswith("_"):
-                found.add(value)
+            if not name.startswith("_"):
+                for definition in _definitions_in(value):
+                    found.add(definition)
         return found
+
+
+def _definitions_in(value: object) -> Iterator[Definition]:
+    """The definitions that a variable holds, by itself or in lists and mappings."""
+    if isinstance(value, Definition):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _definitions_in(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _definitions_in(item)
 
 
 def _umask() -> int:

@@ -20,6 +20,7 @@ from ._client import Client
 from ._definition_files import DefinitionSet
 from ._definitions import Definition
 from ._exceptions import NotFoundError, UnavailableError, from_kind
+from ._times import Time, to_text
 
 _STOP_SECONDS = 20.0
 _FOLLOW_SECONDS = 30.0
@@ -33,7 +34,8 @@ def _let_go() -> None:
         os.close(_pipes.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class Local(Client):
@@ -99,10 +101,13 @@ class Local(Client):
         self._follow(done["version"])
         return done
 
-    def materialize(self, *views: str | Definition, start: str | None = None, end: str | None = None) -> dict[str, Any]:
+    def materialize(
+        self, *views: str | Definition, start: Time | None = None, end: Time | None = None
+    ) -> dict[str, Any]:
         """Computes views, or all of them, into the offline and the online store, as ``asof materialize`` does."""
         names = [view if isinstance(view, str) else view.name for view in views]
-        times = [part for name, time in (("--start", start), ("--end", end)) if time for part in (name, time)]
+        given = {"start": start, "end": end}
+        times = [f"--{name}={to_text(time, name)}" for name, time in given.items() if time is not None]
         done: dict[str, Any] = self.command("materialize", *names, *times)
         return done
 

@@ -28,6 +28,16 @@ def to_micros(time: Time, argument: str) -> int:
     return int((instant - _EPOCH) // timedelta(microseconds=1))
 
 
+def to_text(time: Time, argument: str) -> str:
+    """RFC 3339, as commands take it.
+
+    >>> to_text(datetime(2024, 5, 1, 12, 30), "start")
+    '2024-05-01T12:30:00.000000Z'
+    """
+    instant = _EPOCH + timedelta(microseconds=to_micros(time, argument))
+    return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def _parse(text: str, argument: str) -> datetime:
     stripped = text.strip()
     if stripped[-1:] in ("Z", "z"):

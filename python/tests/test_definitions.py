@@ -174,6 +174,19 @@ def test_every_text_survives(text: str, tmp_path: Path) -> None:
     assert asof.DefinitionSet.read(tmp_path / "x.yaml").to_dict() == definitions.to_dict()
 
 
+def test_the_command_reads_every_text_as_it_was(binary: str, tmp_path: Path) -> None:
+    """Another reader of YAML than PyYAML, and the one that counts."""
+    key = [asof.Field("k", "string")]
+    entities = [
+        asof.Entity(name=f"e{number}", description=text, tags={text: text, "t": text}, owner=text, join_keys=key)
+        for number, text in enumerate(TEXTS)
+    ]
+    del binary
+    with asof.Local(tmp_path, create=True) as store:
+        store.apply(entities)
+        assert store.list_entities() == entities
+
+
 def test_the_examples_are_there() -> None:
     assert len(EXAMPLES) >= 1
 
@@ -289,6 +302,7 @@ from helper import KEY
 _template = asof.Entity(name="not_exported", join_keys=[KEY])
 carrier = asof.Entity(name="carrier", join_keys=[KEY])
 service = asof.FeatureService(name="v1", features=[asof.FeatureView(name="delay", entities=[carrier], source="s")])
+by_size = {size: [asof.FeatureService(name=f"v2_{size}", features=["delay"])] for size in ("small", "large")}
 """
 
 
@@ -307,9 +321,9 @@ def test_export_writes_a_file_and_says_so(project: Path, capsys: pytest.CaptureF
     path = project / "feature_defs/defs.yaml"
     assert main(["export", "python/defs.py", "--check"]) == 1 and not path.exists()
     assert main(["export", "python/defs.py"]) == 0
-    assert "3 definitions, written" in capsys.readouterr().out
+    assert "5 definitions, written" in capsys.readouterr().out
     names = [each.name for each in asof.DefinitionSet.read(path)]
-    assert names == ["carrier", "delay", "v1"]
+    assert names == ["carrier", "delay", "v1", "v2_small", "v2_large"]
     assert path.read_text().startswith("# Written by `asof export defs.py`")
     stamp = path.stat().st_mtime_ns
     assert main(["export", "python/defs.py", "--check"]) == 0

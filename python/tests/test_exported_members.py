@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
+
+import pytest
 
 import asof
 
@@ -33,3 +36,21 @@ def test_both_questions_take_the_same_arguments_but_for_the_times() -> None:
     online, batch = arguments("get_online_features"), arguments("get_batch_features")
     assert batch - online == {"start", "end", "as_of", "as_known", "from_source", "versions"}
     assert online - batch == {"now", "event_timestamps"}
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        (asof.Client.get_online_features, "Answer"),
+        (asof.Client.get_batch_features, "Answer"),
+        (asof.AsyncClient.get_batch_features, "Answer"),
+        (asof.Client.stream_batch_features, "AnswerStream"),
+        (asof.AsyncClient.stream_batch_features, "AsyncAnswerStream"),
+        (asof.Client.list_entities, "list[Entity]"),
+    ],
+)
+def test_notebooks_show_a_call_with_its_arguments_its_result_and_its_documentation(call: Any, result: str) -> None:
+    assert inspect.signature(call).return_annotation == result
+    assert "timeout" in inspect.signature(call).parameters
+    assert call.__doc__ and call.__name__ in call.__qualname__
+    assert inspect.iscoroutinefunction(call) == (call is getattr(asof.AsyncClient, call.__name__))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -61,6 +62,9 @@ def test_from_an_empty_folder_to_a_served_feature(tmp_path: Path) -> None:
     spent = asof.FeatureView(name="spent", entities=[customer], source=orders, aggregations=[window])
     with asof.Local(tmp_path, create=True) as store:
         assert store.apply(spent)["version"] == 1
+        day = dt.date(2024, 5, 2)
+        (run,) = store.materialize(spent, start=dt.datetime(2024, 5, 1), end=day)["views"]
+        assert run["rows_written"] == 1
         store.materialize()
         answer = store.get_online_features(features=["spent"], entities=[{"customer": "ann"}, {"customer": "eve"}])
         assert answer.to_dict()["total_sum_lifetime"] == [12.5, None]
