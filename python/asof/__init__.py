@@ -12,6 +12,7 @@ One question in two tenses: what were these features worth at those moments
       Metadata              what the answer was made from
     AnswerStream            a batch answer too large for memory
     AsyncAnswerStream       the same for asyncio
+    PushResult              what became of pushed rows
     Catalog                 what may be asked for, completed in notebooks
       FeatureReference      ``view:feature``
     ServerStatus            what a server serves
@@ -30,7 +31,6 @@ One question in two tenses: what were these features worth at those moments
         FeatureService      what one model reads
           Projection        features of one view in it
       Field                 a named and typed column
-    PushResult              what became of pushed rows
     AsofWarning             what the server remarks about an answer
     AsofError
       InvalidError          fix the call or the definition; also a ValueError

@@ -85,6 +85,7 @@ class AsyncClient:
     get_online_features = _call(Calls.get_online_features)
     get_batch_features = _call(Calls.get_batch_features)
     stream_batch_features = _stream_call(Calls.stream_batch_features)
+    push = _call(Calls.push)
     list_definitions = _call(Calls.list_definitions)
     list_entities = _call(Calls.list_entities)
     list_sources = _call(Calls.list_sources)
@@ -98,7 +99,6 @@ class AsyncClient:
     describe_feature_service = _call(Calls.describe_feature_service)
     catalog = _call(Calls.catalog)
     status = _call(Calls.status)
-    push = _call(Calls.push)
 
     @property
     def address(self) -> str:

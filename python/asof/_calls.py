@@ -3,7 +3,7 @@
 A call is a generator: it yields what is to be done (a step), is sent what came of it, and returns its result.
 `_client` does the steps with threads, `_async` on an event loop; nothing here touches the network.
 
-    Unary     one message there, one back
+    Unary     one message there, or a stream of them, and one back
     Open      messages there, a stream of messages back
     Receive   the next message of such a stream, None at its end
     Pause     wait before another attempt
@@ -254,6 +254,32 @@ class Calls:
         0    JFK 2024-01-01 01:30:00  -4.0  9007199254740993
         """
 
+    def push(
+        self,
+        source: str,
+        rows: Entities,
+        *,
+        acknowledge: Acknowledge = "durable",
+        timeout: float | None = None,
+    ) -> Steps[PushResult]:
+        """Events of a source whose stream is pushed.
+
+        A push is not tried again: rows of a source without an event id would count twice.
+
+        Args:
+            source: Name of the source.
+            rows: All of the source's columns, in any of the forms of :meth:`get_online_features`.
+            acknowledge: When the call returns: once the rows survive a crash (``durable``), are answered
+                online, too (``visible``), or are on their way (``async``).
+            timeout: Seconds this call may take; without it as long as it takes.
+        """
+        messages = push_messages(source, rows, acknowledge)
+
+        def attempt(seconds: float | None) -> Steps[Any]:
+            return (yield Unary("Push", messages, seconds))
+
+        return PushResult.of((yield from self._tried(attempt, timeout, again=False)))
+
     def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> Steps[list[dict[str, Any]]]:
         """The definitions the server answers from, each as a dict with its ``kind``.
 
@@ -333,33 +359,6 @@ class Calls:
         """
         response = yield from self._unary("GetStatus", pb.GetStatusRequest(), timeout)
         return ServerStatus.of(response)
-
-    def push(
-        self,
-        source: str,
-        rows: Entities,
-        *,
-        acknowledge: Acknowledge = "durable",
-        timeout: float | None = None,
-    ) -> Steps[PushResult]:
-        """Events of a source whose stream is pushed; never tried again by itself, since they could count twice.
-
-        Args:
-            source: Name of the source.
-            rows: All of the source's columns, in any of the forms of :meth:`get_online_features`.
-            acknowledge: When the call returns: once the rows survive a crash (``durable``), are answered
-                online, too (``visible``), or are on their way (``async``).
-            timeout: Seconds this call may take; without it as long as it takes.
-
-        Example::
-
-            client.push("arrivals", pandas.DataFrame({"carrier": ["UA"], "arr_delay": [7.0], "landed_at": [now]}))
-        """
-
-        def attempt(seconds: float | None) -> Steps[Any]:
-            return (yield Unary("Push", push_messages(source, rows, acknowledge), seconds))
-
-        return PushResult.of((yield from self._tried(attempt, timeout, again=False)))
 
     def _ask(self, question: OnlineQuestion, definitions: Definitions, timeout: float | None) -> Steps[Answer]:
         request = question.request(definitions)

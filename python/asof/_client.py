@@ -82,6 +82,7 @@ class Client:
     get_online_features = _call(Calls.get_online_features)
     get_batch_features = _call(Calls.get_batch_features)
     stream_batch_features = _stream_call(Calls.stream_batch_features)
+    push = _call(Calls.push)
     list_definitions = _call(Calls.list_definitions)
     list_entities = _call(Calls.list_entities)
     list_sources = _call(Calls.list_sources)
@@ -95,7 +96,6 @@ class Client:
     describe_feature_service = _call(Calls.describe_feature_service)
     catalog = _call(Calls.catalog)
     status = _call(Calls.status)
-    push = _call(Calls.push)
 
     @property
     def address(self) -> str:

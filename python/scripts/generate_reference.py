@@ -17,7 +17,7 @@ import asof  # noqa: E402
 
 SECTIONS = {
     "Clients": ["Client", "AsyncClient", "Local", "Tls"],
-    "Answers": ["Answer", "AnswerStream", "AsyncAnswerStream", "Metadata", "Status", "AsofWarning"],
+    "Answers": ["Answer", "AnswerStream", "AsyncAnswerStream", "Metadata", "Status", "PushResult", "AsofWarning"],
     "What there is": ["Catalog", "FeatureReference", "ServerStatus", "ViewStatus"],
     "Definitions": [
         "Definition", "Entity", "Source", "Batch", "View", "FeatureView", "Aggregation", "OnDemandFeatureView",
@@ -79,6 +79,7 @@ def _is_made_by_us(kind: type) -> bool:
         asof.ServerStatus,
         asof.ViewStatus,
         asof.Metadata,
+        asof.PushResult,
         asof.Definition,
         asof.View,
     )

@@ -83,6 +83,15 @@ class FakeStore(pb_grpc.FeatureStoreServicer):  # type: ignore[misc]
         columns = [*request.entities, *self.columns]
         return pb.GetOnlineFeaturesResponse(columns=columns, registry_version=self.registry_version)
 
+    def Push(self, requests: Any, context: Any) -> Any:
+        messages = list(requests)
+        self._record(messages[0], context)
+        tables = [pa.ipc.open_stream(message.arrow_ipc).read_all() for message in messages]
+        self.spine = pa.concat_tables(tables)
+        return pb.PushResponse(
+            accepted=self.spine.num_rows - 1, dead_letters=1, problems=[pb.RowProblem(row=1, reason="no time")]
+        )
+
     def GetBatchFeatures(self, requests: Any, context: Any) -> Any:
         messages = list(requests)
         self._record(messages[0].header, context)
