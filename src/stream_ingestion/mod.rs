@@ -19,6 +19,7 @@ mod applier;
 mod applier_thread;
 mod archive;
 mod avro;
+mod build;
 mod door;
 mod engine;
 mod error;
