@@ -6,6 +6,8 @@ use serde_json::json;
 use super::error::CliError;
 use super::output::Output;
 use super::project::Project;
+use super::streams::streamed_sources;
+use crate::offline_store::EventKind;
 use crate::time::{duration_micros, parse_duration};
 
 #[derive(Debug, Args)]
@@ -38,6 +40,11 @@ pub async fn run(project: &Project, arguments: &VacuumArguments, output: Output)
     for view in &applied.definitions.feature_views {
         for store in [&offline_store, &offline_store.tiles()] {
             files += store.vacuum_view_table(&view.name, retention, arguments.dry_run).await?;
+        }
+    }
+    for source in streamed_sources(&applied.definitions) {
+        for kind in [EventKind::Accepted, EventKind::DeadLetters] {
+            files += offline_store.vacuum_event_table(kind, source, retention, arguments.dry_run).await?;
         }
     }
     let verb = if arguments.dry_run { "would be deleted" } else { "deleted" };

@@ -272,6 +272,23 @@ impl OfflineStore {
         }
     }
 
+    /// Deletes the files that no version of the table younger than `retention` needs; gives their number.
+    ///
+    /// # Errors
+    /// A table that cannot be read, or files that cannot be deleted.
+    pub async fn vacuum_event_table(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        retention: chrono::Duration,
+        dry_run: bool,
+    ) -> Result<usize, OfflineStoreError> {
+        let Some(table) = self.event_table(kind, name).await? else { return Ok(0) };
+        let vacuum = table.table.vacuum().with_retention_period(retention).with_enforce_retention_duration(false);
+        let vacuumed = vacuum.with_dry_run(dry_run).await;
+        vacuumed.map(|(_, metrics)| metrics.files_deleted.len()).map_err(failed(kind, name, "cleaned"))
+    }
+
     fn unloaded_events(&self, kind: EventKind, name: &SourceName) -> Result<DeltaTable, DeltaTableError> {
         DeltaTableBuilder::from_url(self.event_url(kind, name))?.build()
     }

@@ -9,8 +9,8 @@ use super::key::{EncodedKeys, KeyOrder, ViewId, seek_key, split_version_key, vie
 use super::stream::merge_rows;
 use super::value::SchemaVersion;
 use super::{
-    BulkSummary, BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch, VersionRef,
-    bare_fields, schema_version,
+    BulkSummary, BulkWriter, Entry, EventId, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch,
+    VersionRef, bare_fields, schema_version,
 };
 use crate::definition::Field;
 use crate::time::EventTimestamp;
@@ -181,7 +181,7 @@ impl OnlineStore for MemoryOnlineStore {
         prefix: &[u8],
         after: Option<&[u8]>,
         ids_max: usize,
-    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError> {
+    ) -> Result<Vec<EventId>, OnlineStoreError> {
         let state = self.state();
         let start = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let ids = state.event_ids.range::<[u8], _>((start, Bound::Unbounded));

@@ -28,7 +28,7 @@ pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
 pub use error::{DecodeError, EncodeError, OnlineStoreError};
 pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek_key, split_version_key, version_key};
 pub use memory::MemoryOnlineStore;
-pub use stream::{StreamChanges, Together, decode_rows, encode_rows};
+pub use stream::{EventId, StreamChanges, Together, decode_rows, encode_rows};
 pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, segments, tile_start};
 pub use value::{RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
 
@@ -166,7 +166,7 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
         prefix: &[u8],
         after: Option<&[u8]>,
         ids_max: usize,
-    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError>;
+    ) -> Result<Vec<EventId>, OnlineStoreError>;
 
     /// What was last noted under a name.
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError>;

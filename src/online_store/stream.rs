@@ -44,6 +44,9 @@ pub enum Together {
     Versions = 1,
 }
 
+/// The id of an event as the store keeps it, and when the event came in, in microseconds.
+pub type EventId = (Box<[u8]>, i64);
+
 /// Changes that become visible, and durable, together.
 #[derive(Debug, Default)]
 pub struct StreamChanges {

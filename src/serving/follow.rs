@@ -1,34 +1,49 @@
 //! Following the registry: a newer version is answered from within a second, without a request being dropped.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::state::ServerState;
 use crate::materialization::remove_unknown_views;
 use crate::retrieval::Catalog;
+use crate::stream_ingestion::IngestionError;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// How long after a failure streams are opened again.
+const STREAMS_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Takes over the newest version of the registry, if it is not the one in use, and deletes what it removed.
 ///
 /// # Errors
 /// A registry that cannot be read, or definitions that cannot be compiled: the version in use stays.
 pub async fn follow_once(state: &ServerState) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-    let _alone = state.follow_lock.lock().await;
+    let mut streams_tried = state.follow_lock.lock().await;
     let Some(latest) = state.registry.latest().await? else { return Ok(false) };
-    if state.catalog().is_some_and(|catalog| catalog.registry.version == latest.version) {
+    let known = state.catalog().filter(|catalog| catalog.registry.version == latest.version);
+    let is_due = streams_tried.is_none_or(|tried| tried.elapsed() >= STREAMS_RETRY_INTERVAL);
+    if let Some(catalog) = &known {
+        if is_due && state.streams_are_behind(&catalog.registry) {
+            *streams_tried = Some(Instant::now());
+            report(state.use_streams_of(&catalog.registry).await);
+        }
         return Ok(false);
     }
     let catalog = Arc::new(Catalog::new(Arc::new(latest))?);
     let registry = Arc::clone(&catalog.registry);
-    // First: a view that is new to a stream is then answered from all of it. A stream that cannot follow goes on as it is.
+    // First: a view that is new to a stream is then answered from all of it. A stream that cannot follow goes on as it
+    // is, and is tried again.
+    *streams_tried = Some(Instant::now());
     let streams = state.use_streams_of(&registry).await;
     state.catalog.store(Some(catalog));
+    report(streams);
+    remove_unknown_views(state.online.store.as_ref(), &registry)?;
+    Ok(true)
+}
+
+fn report(streams: Result<(), IngestionError>) {
     if let Err(error) = streams {
         tracing::error!(error = &error as &dyn std::error::Error, "streams cannot follow the registry");
     }
-    remove_unknown_views(state.online.store.as_ref(), &registry)?;
-    Ok(true)
 }
 
 /// Polls until the server ends.

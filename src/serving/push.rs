@@ -218,6 +218,10 @@ impl ServerState {
         }
         let catalog = self.catalog();
         let sources = || catalog.iter().flat_map(|catalog| &catalog.definitions().sources);
+        if sources().any(|known| known.name.as_str() == source && known.stream.is_some()) {
+            let message = "the project's streams cannot be opened; the server's log tells why, and it tries again";
+            return Err(Status::unavailable(message));
+        }
         if sources().any(|known| known.name.as_str() == source) {
             let message =
                 format!("source `{source}` takes no pushed rows: it has no `stream`; add `stream: {{type: push}}`");

@@ -36,7 +36,8 @@ pub struct ServerState {
     topics: Arc<Topics>,
     /// The folder of the log of streams.
     stream_log: PathBuf,
-    pub(super) follow_lock: tokio::sync::Mutex<()>,
+    /// Held while a version of the registry is taken up: when its streams were opened, or it was tried, last.
+    pub(super) follow_lock: tokio::sync::Mutex<Option<std::time::Instant>>,
 }
 
 impl ServerState {
@@ -69,7 +70,7 @@ impl ServerState {
             ingestion: ArcSwapOption::empty(),
             topics: Arc::default(),
             stream_log,
-            follow_lock: tokio::sync::Mutex::new(()),
+            follow_lock: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -105,6 +106,14 @@ impl ServerState {
         let opened = Ingestion::open(stores, &self.stream_log, Arc::clone(registry), self.workers.clone()).await?;
         self.ingestion.store(Some(Arc::clone(&opened)));
         self.read_topics(opened, registry).await
+    }
+
+    /// Whether the streams of this version of the registry are not open.
+    pub(super) fn streams_are_behind(&self, registry: &RegistryVersion) -> bool {
+        match self.ingestion() {
+            Some(ingestion) => ingestion.registry_version() != Some(registry.version),
+            None => registry.definitions.sources.iter().any(|source| source.stream.is_some()),
+        }
     }
 
     async fn read_topics(

@@ -335,3 +335,96 @@ pub fn is_stored_as(stored: &DataType, declared: &ValueType) -> bool {
     // Tables name the items of lists in their own way.
     stored.equals_datatype(&wanted)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Int64Type;
+
+    use super::super::rows::UnknownKeys;
+    use super::*;
+    use crate::definition::{DefinitionFile, parse_definitions};
+    use crate::online_store::{MemoryOnlineStore, StreamChanges};
+
+    const SECOND: i64 = 1_000_000;
+
+    fn admission(keys: &str) -> Admission {
+        let text = format!(
+            "sources: [{{name: s, event_timestamp: at, schema: [{{name: id, type: int64}}, {{name: at, type: timestamp}}], {keys}}}]"
+        );
+        let file = DefinitionFile { path: "s.yaml".to_owned(), text };
+        let definitions = parse_definitions(&[file]).unwrap_or_else(|errors| panic!("{errors}"));
+        Admission::new(&definitions.sources[0], None).unwrap()
+    }
+
+    /// Admits rows of (id, second of the event) that come in at a second; gives the ids that are accepted.
+    fn admit(
+        admission: &mut Admission,
+        store: &MemoryOnlineStore,
+        second: i64,
+        rows: &[(i64, i64)],
+    ) -> (Vec<i64>, Admitted) {
+        let at = |second: i64| EventTimestamp::from_micros(second * SECOND);
+        let texts: Vec<String> =
+            rows.iter().map(|(id, event)| format!("{{\"id\": {id}, \"at\": \"{}\"}}", at(*event))).collect();
+        let read = admission.schema.read_json(&texts, UnknownKeys::Refuse);
+        let raw = |row: usize| texts[row].clone().into_bytes();
+        let admitted = admission.admit(store, read, at(second), &raw, None).unwrap();
+        let ids = admitted.accepted.as_ref().map(|rows| rows.column(0).as_primitive::<Int64Type>().values().to_vec());
+        (ids.unwrap_or_default(), admitted)
+    }
+
+    #[test]
+    fn what_is_later_than_allowed_after_the_greatest_time_so_far_is_refused() {
+        let (mut admission, store) =
+            (admission("stream: {type: push, allowed_lateness: 10s}"), MemoryOnlineStore::new());
+        let (ids, first) = admit(&mut admission, &store, 0, &[(1, 100), (2, 90), (3, 89), (4, 101), (5, 90)]);
+        assert_eq!(ids, [1, 2, 4]);
+        assert_eq!((first.summary.late, first.summary.dead_letters), (2, 2));
+        assert_eq!(first.summary.reasons[0].0, 2);
+        assert_eq!(
+            first.dead_letters.unwrap().column(2).as_binary::<i32>().value(0),
+            b"{\"id\": 3, \"at\": \"1970-01-01T00:01:29.000000Z\"}"
+        );
+        let unlimited = &mut self::admission("stream: {type: push}");
+        assert_eq!(admit(unlimited, &store, 0, &[(1, 100), (2, -100)]).0, [1, 2]);
+    }
+
+    #[test]
+    fn an_id_is_remembered_for_a_while_from_when_its_event_came_in() {
+        let keys = "event_id: id, deduplicate_for: 10s, stream: {type: push}";
+        let (mut admission, store) = (admission(keys), MemoryOnlineStore::new());
+        let (ids, _) = admit(&mut admission, &store, 0, &[(1, 5), (2, 5), (1, 6)]);
+        assert_eq!(ids, [1, 2]);
+        // Before the store knows it, and after.
+        let (ids, again) = admit(&mut admission, &store, 1, &[(1, 5), (3, 5)]);
+        assert_eq!((ids, again.summary.duplicates), (vec![3], 1));
+        let event_ids = admission.ids_of(again.accepted.as_ref().unwrap()).unwrap();
+        let changes = StreamChanges {
+            event_ids: event_ids.iter().map(|id| (id.clone(), SECOND)).collect(),
+            ..Default::default()
+        };
+        store.write_stream(&changes).unwrap();
+        admission.stored(&event_ids);
+        assert_eq!(admit(&mut admission, &store, 10, &[(3, 5)]).0, [0; 0]);
+        assert_eq!(admit(&mut admission, &store, 11, &[(3, 5)]).0, [3]);
+    }
+
+    #[test]
+    fn what_could_not_be_logged_is_taken_back() {
+        let keys = "event_id: id, stream: {type: push, allowed_lateness: 1s}";
+        let (mut admission, store) = (admission(keys), MemoryOnlineStore::new());
+        let (_, first) = admit(&mut admission, &store, 0, &[(1, 10)]);
+        admission.confirm(first.watermark);
+        let (_, lost) = admit(&mut admission, &store, 0, &[(2, 1_000)]);
+        admission.revoke(&lost.ids);
+        assert_eq!(admit(&mut admission, &store, 0, &[(2, 10), (1, 10)]).0, [2]);
+    }
+
+    #[test]
+    fn events_before_the_stream_begins_are_ignored() {
+        let keys = "batch: {format: parquet, path: x.parquet}, stream_from: 1970-01-01T00:00:05Z, stream: {type: push}";
+        let (mut admission, store) = (admission(keys), MemoryOnlineStore::new());
+        let (ids, admitted) = admit(&mut admission, &store, 0, &[(1, 4), (2, 5)]);
+        assert_eq!((ids, admitted.summary.ignored), (vec![2], 1));
+    }
+}

@@ -403,6 +403,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_cannot_be_written_says_so_and_keeps_what_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log::open(folder.path()).unwrap();
+        log.append(&[body(1)]).unwrap();
+        // As on a disk that is full: nothing more can be written, nor the file be cut.
+        log.file = File::open(segment_path(folder.path(), 1)).unwrap();
+        assert!(log.append(&[body(2)]).is_err());
+        assert!(log.append(&[body(3)]).is_err());
+        assert_eq!(numbers(&log, 0), [(1, 1)]);
+        drop(log);
+        let mut log = Log::open(folder.path()).unwrap();
+        assert_eq!(log.append(&[body(4)]).unwrap(), 2);
+    }
+
+    #[test]
     fn files_go_when_all_of_their_records_may() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = Log::open(folder.path()).unwrap();

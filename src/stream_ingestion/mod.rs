@@ -16,11 +16,15 @@
 
 mod admission;
 mod applier;
+mod applier_thread;
 mod archive;
 mod avro;
+mod build;
+mod door;
 mod engine;
 mod error;
 mod fail_point;
+mod intake;
 mod kafka;
 mod log;
 mod record;
@@ -31,8 +35,9 @@ mod writer;
 
 pub use admission::{PushSummary, RECEIVED_AT};
 pub use applier::{SourceNote, Stores};
-pub use engine::{Acknowledge, Ingestion, PendingPush, PushedRows, SourceStatus};
+pub use engine::{Ingestion, SourceStatus};
 pub use error::IngestionError;
+pub use intake::{Acknowledge, PendingPush, PushedRows};
 pub use kafka::Topics;
 pub use log::has_records;
 pub use rows::EventSchema;

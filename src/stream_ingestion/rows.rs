@@ -82,7 +82,7 @@ impl EventSchema {
     ///
     /// # Errors
     /// A column that is missing, unknown, sent twice, or of a type whose values would change.
-    pub fn from_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestionError> {
+    pub fn read_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestionError> {
         let mut found: Vec<Option<ArrayRef>> = vec![None; self.columns.len()];
         for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
             let Some(position) = self.names.get(field.name()) else {
@@ -114,13 +114,13 @@ impl EventSchema {
     }
 
     /// Rows of JSON objects; a key that is not there is null.
-    pub fn from_json(&self, texts: &[impl AsRef<str>], unknown: UnknownKeys) -> ReadRows {
+    pub fn read_json(&self, texts: &[impl AsRef<str>], unknown: UnknownKeys) -> ReadRows {
         let objects = texts.iter().map(|text| parse_object(text.as_ref()));
-        self.from_objects(objects, unknown, &|row| texts[row].as_ref().as_bytes().to_vec())
+        self.read_objects(objects, unknown, &|row| texts[row].as_ref().as_bytes().to_vec())
     }
 
-    /// As [`Self::from_json`], of objects that are read already; `raw` tells a row as it was sent.
-    pub fn from_objects(
+    /// As [`Self::read_json`], of objects that are read already; `raw` tells a row as it was sent.
+    pub fn read_objects(
         &self,
         sent: impl Iterator<Item = Result<Map<String, Value>, String>>,
         unknown: UnknownKeys,

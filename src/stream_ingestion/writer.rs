@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 
 use super::IngestionError;
+use super::applier_thread::ToApplier;
 use super::log::{Log, Logged};
 use super::record::Record;
 
@@ -35,7 +36,7 @@ pub fn write_log(
     folder: PathBuf,
     durable: Arc<AtomicU64>,
     incoming: &Receiver<ToLog>,
-    applier: &Sender<super::engine::ToApplier>,
+    applier: &Sender<ToApplier>,
 ) {
     while let Ok(first) = incoming.recv() {
         let mut group: Vec<Append> = Vec::new();
@@ -66,7 +67,7 @@ fn append(
     folder: &std::path::Path,
     durable: &AtomicU64,
     mut group: Vec<Append>,
-    applier: &Sender<super::engine::ToApplier>,
+    applier: &Sender<ToApplier>,
 ) {
     if group.is_empty() {
         return;
@@ -78,7 +79,7 @@ fn append(
             for ((sequence, append), body) in (first..).zip(group).zip(&bodies) {
                 let logged = Logged { sequence, record: append.record, bytes: body.len() };
                 // The receiver is gone only when everything ends.
-                let _ = applier.send(super::engine::ToApplier::Record(Box::new(logged)));
+                let _ = applier.send(ToApplier::Record(Box::new(logged)));
                 let _ = append.done.send(Ok(sequence));
             }
         }

@@ -15,7 +15,7 @@ use proptest::test_runner::TestRunner;
 use crate::definition::{Field, ValueType};
 use crate::online_store::{
     BulkSummary, EncodedKeys, KeyEncoder, KeyPart, OnlineStore, OnlineStoreError, RowDecoder, SCAN_ENTRIES, Scan,
-    Schemas, ValueEncoder, ViewId, split_version_key, version_key,
+    Schemas, StreamChanges, Together, ValueEncoder, ViewId, encode_rows, split_version_key, version_key,
 };
 use crate::time::EventTimestamp;
 
@@ -53,6 +53,8 @@ macro_rules! online_store_conformance {
             a_scan_in_pieces_misses_and_repeats_nothing,
             readers_see_all_of_a_bulk_write_or_nothing,
             random_timelines_answer_like_a_naive_search,
+            what_a_stream_writes_is_merged_and_read_beside_the_rest,
+            ids_of_events_are_found_until_they_are_forgotten,
         );
     };
     ($make:expr; $($case:ident),* $(,)?) => {
@@ -545,4 +547,61 @@ pub fn random_timelines_answer_like_a_naive_search(store: &dyn OnlineStore) {
             Ok(())
         })
         .unwrap();
+}
+
+pub fn what_a_stream_writes_is_merged_and_read_beside_the_rest(store: &dyn OnlineStore) {
+    let view = ViewId(7);
+    put(store, view, &[("a", 10, None, 1)]);
+    let side = view.stream_side(false);
+    let key = encode_version_key(side, ("a", 10, None, 0));
+    let value = |rows: &[&[u8]]| {
+        let mut value = Vec::new();
+        encode_rows(Together::Versions, rows.iter().copied(), &mut value);
+        value
+    };
+    assert_eq!(store.stream_side(view), None);
+    for row in [&b"two"[..], b"one", b"two"] {
+        let changes = StreamChanges {
+            merges: vec![(key.clone(), value(&[row]))],
+            notes: vec![("a note".to_owned(), row.to_vec())],
+            sides: vec![(view, side)],
+            ..StreamChanges::default()
+        };
+        store.write_stream(&changes).unwrap();
+    }
+    store.persist().unwrap();
+    assert_eq!(store.stream_side(view), Some(side));
+    assert_eq!(store.note("a note").unwrap().as_deref(), Some(&b"two"[..]));
+    assert_eq!(store.note("another").unwrap(), None);
+    let mut found = Vec::new();
+    store
+        .read(&encode_keys(side, &[Some("a"), Some("b")]), micros(10), &mut |_, version| {
+            found.push(version.map(|version| version.value.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(found, [Some(value(&[b"one", b"two"])), None]);
+    assert_eq!(store.get(&[b"no such key".to_vec(), key]).unwrap(), [None, Some(value(&[b"one", b"two"]))]);
+    // What jobs wrote is as it was, and goes by itself.
+    assert_eq!(read(store, view, &[Some("a")], 10), [Some((10, None, 1))]);
+    store.delete_view(side).unwrap();
+    assert_eq!(Scan::new(store, side).count(), 0);
+    assert_eq!(read(store, view, &[Some("a")], 10), [Some((10, None, 1))]);
+    store.delete_view(view).unwrap();
+    assert_eq!(store.stream_side(view), None);
+}
+
+pub fn ids_of_events_are_found_until_they_are_forgotten(store: &dyn OnlineStore) {
+    let ids = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect::<Vec<_>>();
+    let event_ids = ids(&["s\0a", "s\0b", "t\0a"]).into_iter().zip(1..).collect();
+    store.write_stream(&StreamChanges { event_ids, ..StreamChanges::default() }).unwrap();
+    let asked = ids(&["t\0a", "s\0c", "s\0b"]);
+    assert_eq!(store.event_ids(&asked).unwrap(), [Some(3), None, Some(2)]);
+    let scanned = |after: Option<&[u8]>, ids_max| store.scan_event_ids(b"s\0", after, ids_max).unwrap();
+    assert_eq!(scanned(None, 10).iter().map(|(_, at)| *at).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(scanned(None, 1).len(), 1);
+    assert_eq!(scanned(Some(b"s\0a"), 10).iter().map(|(_, at)| *at).collect::<Vec<_>>(), [2]);
+    let forgotten_ids = ids(&["s\0a", "s\0b"]);
+    store.write_stream(&StreamChanges { forgotten_ids, ..StreamChanges::default() }).unwrap();
+    assert_eq!(store.event_ids(&asked).unwrap(), [Some(3), None, None]);
 }

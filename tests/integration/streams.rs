@@ -285,3 +285,62 @@ pub fn spawn_server(folder: &Path, flags: &[&str], environment: &[(&str, &str)])
     }
     command.stdout(Stdio::piped()).spawn().unwrap()
 }
+
+#[tokio::test]
+async fn rows_come_over_grpc_in_every_form() {
+    use asof::serving::pb::{self, push_request::Rows};
+
+    let folder = project(DEFINITIONS);
+    let server = TestServer::start(folder.path(), &[]);
+    let mut client = server.client().await;
+    let message = |source: &str, rows: Rows| pb::PushRequest {
+        source: source.to_owned(),
+        acknowledge: pb::Acknowledge::Visible.into(),
+        rows: Some(rows),
+    };
+    let json = |numbers: std::ops::Range<i64>| {
+        Rows::Json(pb::RowMessages { rows: numbers.map(|number| event(number).to_string()).collect() })
+    };
+    let column = |name: &str, values: pb::column::Values| pb::Column {
+        name: name.to_owned(),
+        values: Some(values),
+        ..pb::Column::default()
+    };
+    let columns = |ids: [&str; 2]| {
+        use pb::column::Values;
+        Rows::Columns(pb::PushColumns {
+            columns: vec![
+                column("id", Values::Strings(pb::StringValues { values: ids.map(str::to_owned).to_vec() })),
+                column("key", Values::Int64s(pb::Int64Values { values: vec![1, 2] })),
+                pb::Column {
+                    r#type: "timestamp".to_owned(),
+                    ..column("at", Values::Int64s(pb::Int64Values { values: vec![START * 1_000_000; 2] }))
+                },
+                column("n", Values::Int64s(pb::Int64Values { values: vec![1, 2] })),
+                column("theirs", Values::Doubles(pb::DoubleValues { values: vec![0.5, 1.5] })),
+            ],
+        })
+    };
+    let good = vec![message("taps", json(0..10)), message("", columns(["a", "b"])), message("taps", json(5..12))];
+    let answer = client.push(tokio_stream::iter(good)).await.unwrap().into_inner();
+    assert_eq!((answer.accepted, answer.duplicates), (14, 5));
+    let bad_row =
+        vec![message("taps", json(20..22)), message("", Rows::Json(pb::RowMessages { rows: vec!["{".to_owned()] }))];
+    let answer = client.push(tokio_stream::iter(bad_row)).await.unwrap().into_inner();
+    assert_eq!((answer.accepted, answer.dead_letters, answer.problems[0].row), (2, 1, 2));
+
+    let unnamed = || message("", json(0..1));
+    let other = vec![message("taps", json(30..31)), message("tabs", json(0..1))];
+    let no_stream = vec![message("taps", json(40..43)), message("", Rows::ArrowIpc(vec![1, 2, 3].into()))];
+    let cases = [
+        (vec![unnamed()], tonic::Code::InvalidArgument, "name the `source`"),
+        (vec![], tonic::Code::InvalidArgument, "no rows are pushed"),
+        (other, tonic::Code::InvalidArgument, "a call of its own"),
+        (no_stream, tonic::Code::InvalidArgument, "the 3 rows of the messages before are taken"),
+        (vec![message("tap", json(0..1))], tonic::Code::NotFound, "did you mean `taps`?"),
+    ];
+    for (messages, code, text) in cases {
+        let status = client.push(tokio_stream::iter(messages)).await.unwrap_err();
+        assert!(status.code() == code && status.message().contains(text), "{status}");
+    }
+}

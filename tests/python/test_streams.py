@@ -133,7 +133,7 @@ def test_online_answers_are_what_batch_answers_afterwards(client: asof.Client) -
         answered.append(ask(client, feed, now))
         asked.append(spine(answered[-1], now))
         feed.arrival += timedelta(milliseconds=gap)
-    assert feed.accepted > READS / 4
+    assert feed.accepted > len(asked)
     assert feed.duplicates > 0
     assert feed.late > 0
     reads = differences(client, asked, answered, as_known=True)

@@ -37,8 +37,8 @@ use super::error::OnlineStoreError;
 use super::key::{EncodedKeys, ViewId, seek_key, split_version_key, view_of, view_range};
 use super::value::SchemaVersion;
 use super::{
-    BulkWriter, Entry, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch, VersionRef, bare_fields,
-    schema_version,
+    BulkWriter, Entry, EventId, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch, VersionRef,
+    bare_fields, schema_version,
 };
 use crate::definition::Field;
 use crate::time::{Clock, EventTimestamp};
@@ -359,7 +359,7 @@ impl OnlineStore for RocksDbOnlineStore {
         prefix: &[u8],
         after: Option<&[u8]>,
         ids_max: usize,
-    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError> {
+    ) -> Result<Vec<EventId>, OnlineStoreError> {
         self.scan_ids(prefix, after, ids_max)
     }
 

@@ -61,7 +61,8 @@ pub(super) fn timeline_options(settings: &RocksDbOptions, clock: &Arc<dyn Clock>
     options.set_block_based_table_factory(&table);
     options.set_prefix_extractor(SliceTransform::create("asof.key", prefix, Some(has_prefix)));
     options.set_memtable_prefix_bloom_ratio(0.02);
-    options.set_write_buffer_size(64 << 20);
+    // What streams write lies here until it is full, and is read from RocksDB's log after a kill.
+    options.set_write_buffer_size(32 << 20);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_merge_operator_associative(ROWS_OPERATOR, |_, stored, operands| {

@@ -8,7 +8,7 @@ use super::meta::{MetaKey, note_key};
 use super::{RocksDbOnlineStore, all_keys};
 use crate::online_store::error::OnlineStoreError;
 use crate::online_store::key::ViewId;
-use crate::online_store::stream::StreamChanges;
+use crate::online_store::stream::{EventId, StreamChanges};
 
 impl RocksDbOnlineStore {
     pub(super) fn load_sides(&self) -> Result<(), OnlineStoreError> {
@@ -71,7 +71,7 @@ impl RocksDbOnlineStore {
         prefix: &[u8],
         after: Option<&[u8]>,
         ids_max: usize,
-    ) -> Result<Vec<(Box<[u8]>, i64)>, OnlineStoreError> {
+    ) -> Result<Vec<EventId>, OnlineStoreError> {
         let start = after.map_or_else(|| prefix.to_vec(), |after| [after, &[0]].concat());
         let mode = IteratorMode::From(&start, Direction::Forward);
         let mut ids = Vec::new();

@@ -1,0 +1,404 @@
+//! Rows on their way to the log: read, judged, encoded, and waited for.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use metrics::{counter, gauge};
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use super::IngestionError;
+use super::admission::{Admitted, MessagePlace, PushSummary};
+use super::applier::position_note;
+use super::door::SourceDoor;
+use super::engine::{Ingestion, lock};
+use super::record::{Record, TopicPosition};
+use super::rows::{ReadRows, Refused, UnknownKeys};
+use super::view_plan::ViewPlan;
+use super::writer::{Append, ToLog};
+use crate::definition::{SourceName, StreamInput};
+use crate::metrics::{STREAM_ROWS_TOTAL, STREAM_WATERMARK_SECONDS};
+use crate::offline_store::EventKind;
+use crate::text_files::parse_object;
+
+/// Bytes of events that may wait to be in both stores; what comes on top is refused.
+const PENDING_BYTES_MAX: usize = 256 << 20;
+/// Bytes that may wait to be applied; pushes wait for room. It bounds what a start after a kill has to apply.
+const UNAPPLIED_BYTES_MAX: usize = 16 << 20;
+/// How long a push waits for room before it is refused.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What has to be true of rows when their push is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Acknowledge {
+    /// They are judged, and on their way to the log.
+    Accepted,
+    /// They survive a crash of the machine.
+    #[default]
+    Durable,
+    /// They are visible online, too.
+    Visible,
+}
+
+/// Rows as a caller sends them.
+#[derive(Debug)]
+pub enum PushedRows {
+    Batch(RecordBatch),
+    /// A JSON object each.
+    Json(Vec<String>),
+    Objects(Vec<Map<String, Value>>),
+    /// The values of messages, a JSON object each.
+    Messages(Vec<Option<Vec<u8>>>),
+    /// Objects read from the values of messages, or what is wrong with these.
+    Decoded {
+        rows: Vec<Result<Map<String, Value>, String>>,
+        raw: Vec<Option<Vec<u8>>>,
+    },
+}
+
+impl PushedRows {
+    pub fn len(&self) -> usize {
+        match self {
+            PushedRows::Batch(batch) => batch.num_rows(),
+            PushedRows::Json(rows) => rows.len(),
+            PushedRows::Objects(rows) => rows.len(),
+            PushedRows::Messages(rows) => rows.len(),
+            PushedRows::Decoded { rows, .. } => rows.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A row as it was sent.
+    fn raw(&self, row: usize) -> Vec<u8> {
+        match self {
+            PushedRows::Batch(batch) => as_json(batch, row),
+            PushedRows::Json(texts) => texts[row].as_bytes().to_vec(),
+            PushedRows::Objects(objects) => Value::Object(objects[row].clone()).to_string().into_bytes(),
+            PushedRows::Messages(values) | PushedRows::Decoded { raw: values, .. } => {
+                values[row].clone().unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// The object that a message's value is.
+fn message_object(value: Option<&[u8]>) -> Result<Map<String, Value>, String> {
+    let value = value.ok_or("the message has no value")?;
+    parse_object(std::str::from_utf8(value).map_err(|_| "not UTF-8")?)
+}
+
+impl Ingestion {
+    /// Takes rows that a caller pushes; returns as soon as what it asks for is true of them.
+    ///
+    /// # Errors
+    /// Rows that are refused as a whole, a source that is not there, no room, a log that cannot be written: nothing of
+    /// the rows is stored then.
+    pub async fn push(
+        self: &Arc<Self>,
+        source: &str,
+        rows: PushedRows,
+        acknowledge: Acknowledge,
+    ) -> Result<PushSummary, IngestionError> {
+        let (summary, pending) = self.begin_push(source, rows).await?;
+        match acknowledge {
+            Acknowledge::Accepted => drop(pending),
+            other => pending.settle(other).await?,
+        }
+        Ok(summary)
+    }
+
+    /// Judges rows and hands them to the log; they have to be [settled](PendingPush::settle).
+    ///
+    /// # Errors
+    /// As of [`Self::push`].
+    pub async fn begin_push(
+        self: &Arc<Self>,
+        source: &str,
+        rows: PushedRows,
+    ) -> Result<(PushSummary, PendingPush), IngestionError> {
+        let door = self.door(source)?;
+        self.wait_for_room().await?;
+        let this = Arc::clone(self);
+        let judged = tokio::task::spawn_blocking(move || {
+            if !matches!(lock(&door).input, StreamInput::Push {}) {
+                let name = lock(&door).admission.schema.source.clone();
+                return Err(IngestionError::NotPushed { name, reason: "its stream is read from a topic" });
+            }
+            this.judge(&door, rows, UnknownKeys::Refuse, None, &[]).map(|judged| (judged, door))
+        });
+        let (Judged { summary, entries }, door) = judged.await.map_err(|_| IngestionError::Closed)??;
+        Ok((summary, PendingPush { ingestion: Arc::clone(self), door, entries: Some(entries) }))
+    }
+
+    /// Judges the messages of a topic and hands them to the log, with how far it is read; they have to be
+    /// [settled](PendingPush::settle). `places`: where each of the rows comes from. Not to be called by a task.
+    ///
+    /// # Errors
+    /// As of [`Self::push`].
+    pub(super) fn begin_messages(
+        self: &Arc<Self>,
+        source: &SourceName,
+        rows: PushedRows,
+        places: &[MessagePlace],
+        positions: &[TopicPosition],
+    ) -> Result<PendingPush, IngestionError> {
+        let door = self.door(source.as_str())?;
+        self.workers.block_on(self.wait_for_room())?;
+        let judged = self.judge(&door, rows, UnknownKeys::Ignore, Some(places), positions)?;
+        Ok(PendingPush { ingestion: Arc::clone(self), door, entries: Some(judged.entries) })
+    }
+
+    /// The message of a partition that comes after those that are stored; None: none is.
+    pub(super) async fn next_offset(
+        &self,
+        source: &SourceName,
+        topic: &str,
+        partition: i32,
+    ) -> Result<Option<i64>, IngestionError> {
+        self.wait_applied(self.durable.load(Ordering::SeqCst)).await?;
+        let note = self.stores.online.note(&position_note(topic, partition))?;
+        let mut known = note.and_then(|note| std::str::from_utf8(&note).ok()?.parse::<i64>().ok());
+        for kind in [EventKind::Accepted, EventKind::DeadLetters] {
+            if let Some(table) = self.stores.offline.event_table(kind, source).await? {
+                known = known.max(table.next_offset(topic, partition).await?);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Judges rows and hands those to be kept to the log.
+    fn judge(
+        &self,
+        place: &Mutex<SourceDoor>,
+        rows: PushedRows,
+        unknown: UnknownKeys,
+        places: Option<&[MessagePlace]>,
+        positions: &[TopicPosition],
+    ) -> Result<Judged, IngestionError> {
+        // Reading rows takes long and needs nothing that others change.
+        let schema = lock(place).admission.schema.clone();
+        let raw = |row: usize| rows.raw(row);
+        let read = match &rows {
+            PushedRows::Batch(batch) => {
+                let rows = schema.read_batch(batch)?;
+                ReadRows { places: (0..rows.num_rows()).collect(), rows, refused: Vec::new() }
+            }
+            PushedRows::Json(texts) => schema.read_json(texts, unknown),
+            PushedRows::Objects(objects) => schema.read_objects(objects.iter().cloned().map(Ok), unknown, &raw),
+            PushedRows::Messages(values) => {
+                schema.read_objects(values.iter().map(|value| message_object(value.as_deref())), unknown, &raw)
+            }
+            PushedRows::Decoded { rows, .. } => schema.read_objects(rows.iter().cloned(), unknown, &raw),
+        };
+        let now = self.stores.clock.now();
+        let mut door = lock(place);
+        if door.admission.schema.schema != schema.schema {
+            drop(door);
+            // The definitions changed meanwhile.
+            return self.judge(place, rows, unknown, places, positions);
+        }
+        let read = self.pass_checks(&door.checks, read, &raw);
+        let admitted = door.admission.admit(self.stores.online.as_ref(), read, now, &raw, places)?;
+        let Admitted { accepted, dead_letters, summary, ids, watermark } = admitted;
+        let name = door.admission.schema.source.clone();
+        count(&name, &summary, watermark);
+        door.duplicates += summary.duplicates;
+        door.late += summary.late;
+        door.ignored += summary.ignored;
+        // The last record tells how far topics are read: before it, nothing of them is.
+        let records = [(EventKind::DeadLetters, dead_letters), (EventKind::Accepted, accepted)];
+        let mut records: Vec<Record> = records
+            .into_iter()
+            .filter_map(|(kind, rows)| {
+                Some(Record { source: name.clone(), kind, received_at: now, positions: Vec::new(), rows: rows? })
+            })
+            .collect();
+        if records.is_empty() && !positions.is_empty() {
+            // Nothing of them counts, and they are read all the same.
+            let rows = RecordBatch::new_empty(door.admission.accepted_schema());
+            records.push(Record {
+                source: name.clone(),
+                kind: EventKind::Accepted,
+                received_at: now,
+                positions: Vec::new(),
+                rows,
+            });
+        }
+        if let Some(last) = records.last_mut() {
+            last.positions = positions.to_vec();
+        }
+        let sent = self.send(records);
+        if sent.is_err() {
+            door.admission.revoke(&ids);
+        }
+        Ok(Judged { summary, entries: Entries { ids, watermark, done: sent? } })
+    }
+
+    /// Refuses the rows that the plan of some view fails on.
+    fn pass_checks(&self, checks: &[ViewPlan], mut read: ReadRows, raw: &dyn Fn(usize) -> Vec<u8>) -> ReadRows {
+        for plan in checks {
+            if self.workers.block_on(plan.rows(&read.rows)).is_ok() {
+                continue;
+            }
+            let mut passes = Vec::with_capacity(read.rows.num_rows());
+            for (row, place) in read.places.iter().enumerate() {
+                let tried = self.workers.block_on(plan.rows(&read.rows.slice(row, 1)));
+                passes.push(tried.is_ok());
+                if let Err(error) = tried {
+                    let reason = format!("an expression of a feature view cannot be computed: {}", error.find_root());
+                    read.refused.push(Refused { row: *place, reason, raw: raw(*place) });
+                }
+            }
+            let mut kept = passes.iter();
+            read.places.retain(|_| kept.next().copied().unwrap_or(false));
+            read.rows = arrow::compute::filter_record_batch(&read.rows, &BooleanArray::from(passes))
+                .unwrap_or_else(|_| read.rows.slice(0, 0));
+        }
+        read
+    }
+
+    fn send(&self, records: Vec<Record>) -> Result<Vec<Sent>, IngestionError> {
+        let failed = |error: arrow::error::ArrowError| IngestionError::Encode { problem: error.to_string() };
+        let mut encoded = Vec::with_capacity(records.len());
+        for record in records {
+            encoded.push((record.encode().map_err(failed)?, record));
+        }
+        let channels = lock(&self.channels);
+        let channels = channels.as_ref().ok_or(IngestionError::Closed)?;
+        let mut done = Vec::new();
+        for (body, record) in encoded {
+            let bytes = body.len();
+            self.in_flight_bytes.fetch_add(bytes, Ordering::SeqCst);
+            let (sender, receiver) = oneshot::channel();
+            let append = ToLog::Append(Box::new(Append { body, record, done: sender }));
+            channels.to_log.send(append).map_err(|_| IngestionError::Closed)?;
+            done.push((bytes, receiver));
+        }
+        Ok(done)
+    }
+
+    /// Waits until the log has what was sent; gives the last sequence number.
+    async fn settle(&self, door: &Mutex<SourceDoor>, entries: Entries) -> Result<u64, IngestionError> {
+        let mut last = 0;
+        let mut failed = None;
+        for (bytes, done) in entries.done {
+            match done.await.unwrap_or(Err(IngestionError::Closed)) {
+                Ok(sequence) => last = sequence,
+                Err(error) => {
+                    self.in_flight_bytes.fetch_sub(bytes, Ordering::SeqCst);
+                    failed = Some(error);
+                }
+            }
+        }
+        let mut door = lock(door);
+        match failed {
+            None => {
+                door.admission.confirm(entries.watermark);
+                Ok(last)
+            }
+            Some(error) => {
+                door.admission.revoke(&entries.ids);
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns once the stores keep up; many bytes that wait for tables are refused at once, since they take long.
+    async fn wait_for_room(&self) -> Result<(), IngestionError> {
+        let full = || IngestionError::Full { bytes: PENDING_BYTES_MAX, retry_after: RETRY_AFTER };
+        if self.pending_bytes() > PENDING_BYTES_MAX {
+            self.archive_soon.notify_one();
+            return Err(full());
+        }
+        let mut applied = self.applied.clone();
+        let has_room = applied.wait_for(|_| self.in_flight_bytes.load(Ordering::SeqCst) <= UNAPPLIED_BYTES_MAX);
+        match tokio::time::timeout(ROOM_PATIENCE, has_room).await {
+            Ok(waited) => waited.map(|_| ()).map_err(|_| IngestionError::Closed),
+            Err(_) => Err(full()),
+        }
+    }
+}
+
+/// Rows that are on their way to the log. Dropped, they go there all the same.
+#[must_use = "they are known to be durable only when they are settled"]
+pub struct PendingPush {
+    ingestion: Arc<Ingestion>,
+    door: Arc<Mutex<SourceDoor>>,
+    entries: Option<Entries>,
+}
+
+impl PendingPush {
+    /// Returns once what is asked for is true of the rows.
+    ///
+    /// # Errors
+    /// A log that cannot be written; nothing of the rows is stored then.
+    pub async fn settle(mut self, acknowledge: Acknowledge) -> Result<(), IngestionError> {
+        let Some(entries) = self.entries.take() else { return Ok(()) };
+        let last = self.ingestion.settle(&self.door, entries).await?;
+        match acknowledge {
+            Acknowledge::Visible => self.ingestion.wait_applied(last).await,
+            Acknowledge::Durable | Acknowledge::Accepted => Ok(()),
+        }
+    }
+}
+
+impl Drop for PendingPush {
+    fn drop(&mut self) {
+        let Some(entries) = self.entries.take() else { return };
+        let (ingestion, door) = (Arc::clone(&self.ingestion), Arc::clone(&self.door));
+        // What the log did with them is still to be noted.
+        self.ingestion.workers.spawn(async move {
+            if let Err(error) = ingestion.settle(&door, entries).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "pushed rows are lost");
+            }
+        });
+    }
+}
+
+/// Rows that were judged and handed to the log.
+struct Judged {
+    summary: PushSummary,
+    entries: Entries,
+}
+
+struct Entries {
+    ids: Vec<Vec<u8>>,
+    watermark: Option<i64>,
+    done: Vec<Sent>,
+}
+
+/// Bytes handed to the log, and what becomes of them.
+type Sent = (usize, oneshot::Receiver<Result<u64, IngestionError>>);
+
+fn count(source: &SourceName, summary: &PushSummary, watermark: Option<i64>) {
+    let outcomes = [
+        ("accepted", summary.accepted),
+        ("duplicate", summary.duplicates),
+        ("late", summary.late),
+        ("ignored", summary.ignored),
+        ("dead_letter", summary.dead_letters),
+    ];
+    for (outcome, rows) in outcomes {
+        counter!(STREAM_ROWS_TOTAL, "source" => source.as_str().to_owned(), "outcome" => outcome).increment(rows);
+    }
+    if let Some(watermark) = watermark {
+        gauge!(STREAM_WATERMARK_SECONDS, "source" => source.as_str().to_owned()).set(watermark as f64 / 1e6);
+    }
+}
+
+/// One row of a batch as a JSON object.
+fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut writer = arrow::json::LineDelimitedWriter::new(&mut text);
+    let written = writer.write(&batch.slice(row, 1)).and_then(|()| writer.finish());
+    match written {
+        Ok(()) => text.trim_ascii_end().to_vec(),
+        Err(error) => format!("a row that JSON cannot write: {error}").into_bytes(),
+    }
+}
