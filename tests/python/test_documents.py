@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asof
 import pytest
@@ -65,17 +66,40 @@ def test_the_definitions_of_the_readme_are_valid(asof_bin: str, tmp_path: Path) 
     subprocess.run([asof_bin, "validate"], cwd=tmp_path, check=True)
 
 
-def test_the_request_of_the_calls_is_answered(
-    asof_bin: str, flights_project: Path, monkeypatch: pytest.MonkeyPatch
+CLICKS = """
+sources:
+  - name: clicks
+    stream: {type: push}
+    event_timestamp: clicked_at
+    event_id: click
+    schema:
+      - {name: click, type: string}
+      - {name: page, type: string}
+      - {name: clicked_at, type: timestamp}
+"""
+
+
+def test_the_requests_of_the_calls_are_answered(
+    asof_bin: str, flights_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASOF_BIN", asof_bin)
-    (body,) = (block.body for block in blocks((REPOSITORY / "docs/api.md").read_text()) if block.language == "json")
+    get, push = (block.body for block in blocks((REPOSITORY / "docs/api.md").read_text()) if block.language == "json")
     with asof.Local(flights_project) as store:
-        call = urllib.request.Request(
-            f"http://{store.http}/v1/get-online-features", body.encode(), {"content-type": "application/json"}
-        )
-        with urllib.request.urlopen(call) as response:
-            assert len(json.load(response)["columns"]) > 20
+        assert len(post(store, "get-online-features", get)["columns"]) > 20
+    (tmp_path / "asof.yaml").write_text("project: pushed\n")
+    (tmp_path / "feature_defs").mkdir()
+    (tmp_path / "feature_defs/clicks.yaml").write_text(CLICKS)
+    subprocess.run([asof_bin, "apply", "--yes"], cwd=tmp_path, check=True)
+    with asof.Local(tmp_path) as store:
+        assert post(store, "push", push)["accepted"] == 1
+        assert post(store, "push", push)["duplicates"] == 1
+
+
+def post(store: asof.Local, call: str, body: str) -> Any:
+    url = f"http://{store.http}/v1/{call}"
+    request = urllib.request.Request(url, body.encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
 
 
 def test_the_settings_are_settings(asof_bin: str, tmp_path: Path) -> None:

@@ -218,7 +218,10 @@ def test_every_way_answers_as_the_oracle(make: Any, seed: int) -> None:
 def test_windows_of_many_events(make: Any, seed: int) -> None:
     """Tiles of every width, and partial aggregates that grow large."""
     asof = make(2 * seed + 110, events=2500, aggregations=30)
-    asof.case.views = [replace(asof.case.views[-1], aggregations=tuple(LARGE), where=None, resolution=None)]
+    view = replace(asof.case.views[-1], where=None, resolution=None)
+    # Only where every partial stays small are windows read from tables of tiles.
+    small = tuple(one for one in LARGE if one.function not in UNBOUNDED and one.by is None and (one.n or 1) <= 100)
+    asof.case.views = [replace(view, aggregations=tuple(LARGE)), replace(view, name="small", aggregations=small)]
     asof.case.write_definitions()
     asof.run("apply", "--yes")
     asof.run("materialize", "--end", END_OF_TIME)
@@ -242,6 +245,9 @@ LARGE = [
     Aggregation("last", ("30d",), WORD, n=700),
     Aggregation("min", ("90s", "30d"), DOUBLE),
 ]
+
+
+UNBOUNDED = {"count_distinct", "histogram"}
 
 
 @pytest.mark.filterwarnings("ignore::asof.AsofWarning")
