@@ -89,15 +89,26 @@ class Local(Client):
         """Makes the project's definition files the registry's newest version, and waits until the server has it.
 
         Args:
-            definitions: Written to ``feature_defs/from_python.yaml`` before, with those they refer to.
+            definitions: Written to ``feature_defs/from_python.yaml`` before, with those they refer to. They take the
+                place of what was written there earlier: a view that is left out is removed. If they are refused,
+                the file is as it was.
             allow_breaking: Also if feature services need what goes.
 
         Returns what ``asof apply --output json`` prints.
         """
+        file = self.project / "feature_defs" / "from_python.yaml"
+        before = file.read_bytes() if file.exists() else None
         if definitions:
             flat = [each for one in definitions for each in ([one] if isinstance(one, Definition) else one)]
-            DefinitionSet(flat).write(self.project / "feature_defs" / "from_python.yaml")
-        done: dict[str, Any] = self.command("apply", "--yes", *(["--allow-breaking"] if allow_breaking else []))
+            DefinitionSet(flat).write(file)
+        try:
+            done: dict[str, Any] = self.command("apply", "--yes", *(["--allow-breaking"] if allow_breaking else []))
+        except BaseException:
+            if definitions and before is None:
+                file.unlink(missing_ok=True)
+            elif definitions and before is not None:
+                file.write_bytes(before)
+            raise
         self._follow(done["version"])
         return done
 

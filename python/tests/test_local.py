@@ -71,6 +71,12 @@ def test_from_an_empty_folder_to_a_served_feature(tmp_path: Path) -> None:
         # A change is served as soon as `apply` returns.
         assert store.apply(spent, asof.FeatureService(name="v1", features=[spent]))["version"] == 2
         assert store.catalog().services.v1 == "v1"
+        # What is refused leaves the file as it was.
+        written = (tmp_path / "feature_defs/from_python.yaml").read_bytes()
+        with pytest.raises(asof.InvalidError, match="nope"):
+            missing = asof.Field("nope", "float64")
+            store.apply(asof.FeatureView(name="wrong", entities=[customer], source=orders, features=[missing]))
+        assert (tmp_path / "feature_defs/from_python.yaml").read_bytes() == written
         with pytest.raises(asof.InvalidError, match="colour"):
             (tmp_path / "feature_defs" / "more.yaml").write_text("entities: [{name: a, colour: red}]\n")
             store.apply()
