@@ -83,6 +83,11 @@ class OnlineQuestion:
                     f"column `{column.name}` of `entities` is named like an asked feature; "
                     "rename or drop it, or ask with full_feature_names=True"
                 )
+            if self.with_statuses and f"{column.name}__status" in given:
+                raise InvalidError(
+                    f"column `{column.name}__status` of `entities` is named like the status of an asked feature; "
+                    "rename or drop it"
+                )
             if given and len(column.statuses) != rows:
                 raise InternalError(f"{len(column.statuses)} values of `{column.name}` came for {rows} rows")
         return _OnlineAnswer(self, features, response.registry_version)

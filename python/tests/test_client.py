@@ -136,6 +136,9 @@ def test_a_column_named_like_a_feature_is_refused(call: Call, store: FakeStore) 
     store.columns = [feature("mean", [1.0], [pb.PRESENT])]
     with pytest.raises(asof.InvalidError, match="column `mean` of `entities` is named like an asked feature"):
         call("get_online_features", features="delay:mean", entities=[{"carrier": "UA", "mean": 1}])
+    with pytest.raises(asof.InvalidError, match="named like the status of an asked feature"):
+        sent = [{"carrier": "UA", "mean__status": "mine"}]
+        call("get_online_features", features="delay:mean", entities=sent, statuses=True)
 
 
 def test_a_key_of_another_type_is_refused_by_name(call: Call) -> None:
