@@ -118,6 +118,38 @@ impl AnswerBuilder {
         Ok(())
     }
 
+    /// Appends a list of integers.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline]
+    pub fn append_list_of_ints(&mut self, answers: impl ExactSizeIterator<Item = i64>) -> Result<(), TileError> {
+        if let ColumnBuilder::List { items, lists } = &mut self.column
+            && let ColumnBuilder::Int64(items) = items.as_mut()
+        {
+            lists.append(answers.len()).map_err(|TooLarge| TileError::ColumnTooLarge)?;
+            answers.for_each(|answer| items.append_value(answer));
+            return Ok(());
+        }
+        self.append(Answer::List(answers.map(Answer::Int).collect()))
+    }
+
+    /// Appends a list of floats.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline]
+    pub fn append_list_of_floats(&mut self, answers: impl ExactSizeIterator<Item = f64>) -> Result<(), TileError> {
+        if let ColumnBuilder::List { items, lists } = &mut self.column
+            && let ColumnBuilder::Float64(items) = items.as_mut()
+        {
+            lists.append(answers.len()).map_err(|TooLarge| TileError::ColumnTooLarge)?;
+            answers.for_each(|answer| items.append_value(canonical_float(answer)));
+            return Ok(());
+        }
+        self.append(Answer::List(answers.map(Answer::Float).collect()))
+    }
+
     /// The column of what was appended.
     pub fn finish(self) -> ArrayRef {
         self.column.finish()

@@ -215,6 +215,20 @@ impl Output {
         }
     }
 
+    #[inline]
+    pub fn add_list_of_ints(&mut self, items: impl ExactSizeIterator<Item = i64>) {
+        if let Err(error) = self.builder.append_list_of_ints(items) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    #[inline]
+    pub fn add_list_of_floats(&mut self, items: impl ExactSizeIterator<Item = f64>) {
+        if let Err(error) = self.builder.append_list_of_floats(items) {
+            self.failed.get_or_insert(error);
+        }
+    }
+
     fn finish(self) -> Result<ArrayRef> {
         match self.failed {
             Some(error) => Err(external(error)),

@@ -18,7 +18,7 @@ use std::hash::Hash;
 use std::ops::Range;
 
 use super::answer::Output;
-use super::sliding::{Function, GroupTimes, listed};
+use super::sliding::{Function, GroupTimes};
 use crate::definition::AggregateFunction;
 use crate::tile::{Answer, Column, FixedScale, Value, divide_rounded, round_scaled};
 
@@ -184,7 +184,7 @@ fn answer_window(
             let Some(prefix) = group.prefix() else { return false };
             values.for_each(|range| output.add(prefix.truth(function.function, range)));
         }
-        F::First | F::Last => values.for_each(|range| output.add(end(function, group, group_times, range))),
+        F::First | F::Last => ends(function, group, group_times, values, output),
         F::CountDistinct => distinct(group, values, output),
         _ => return false,
     }
@@ -238,6 +238,25 @@ impl GroupColumn<'_> {
         } else {
             let value = |row: Option<usize>| self.column.value(row?);
             rows.for_each(|row| output.add(value(row).as_ref().map_or(Answer::Null, Answer::from)));
+        }
+    }
+
+    /// Adds lists of these values, each of so many; null where there is none.
+    fn add_lists(&self, mut values: &[usize], lens: &[usize], output: &mut Output) {
+        for len in lens {
+            let (list, rest) = values.split_at(*len);
+            values = rest;
+            let rows = list.iter().map(|value| self.row(*value));
+            if list.is_empty() {
+                output.add(Answer::Null);
+            } else if let Some(ints) = self.column.as_ints() {
+                output.add_list_of_ints(rows.map(|row| ints[row]));
+            } else if let Some(floats) = self.column.as_floats() {
+                output.add_list_of_floats(rows.map(|row| floats[row]));
+            } else {
+                let items = rows.filter_map(|row| self.column.value(row));
+                output.add(Answer::List(items.map(|value| Answer::from(&value)).collect()));
+            }
         }
     }
 
@@ -315,37 +334,55 @@ fn queue(key: impl Fn(usize) -> i64, group: &GroupColumn<'_>, windows: &mut [Ask
     }
 }
 
-/// The values at one end of a range. Those of one time, by which the events are sorted, go by themselves.
-fn end(function: &Function, group: &GroupColumn<'_>, group_times: &GroupTimes<'_>, range: Range<usize>) -> Answer {
+/// The values at one end of each range. Those of one time, by which the events are sorted, go by themselves.
+fn ends(
+    function: &Function,
+    group: &GroupColumn<'_>,
+    group_times: &GroupTimes<'_>,
+    ranges: impl Iterator<Item = Range<usize>>,
+    output: &mut Output,
+) {
     let n = function.n.map_or(1, |n| n as usize);
     let is_first = function.function == AggregateFunction::First;
     let time = |value: usize| {
         let event = group.event(value);
         (group_times.times[event], group_times.created.get(event).copied().unwrap_or_default())
     };
-    let mut chosen: Vec<Value> = Vec::with_capacity(n.min(range.len()));
-    let mut rest = range;
-    while chosen.len() < n && !rest.is_empty() {
-        // All values of one time, from this end on.
-        let (tied, others) = if is_first {
-            let end = tied_end(rest.clone(), |value| time(value) == time(rest.start));
-            (rest.start..end, end..rest.end)
-        } else {
-            let start = tied_start(rest.clone(), |value| time(value) == time(rest.end - 1));
-            (start..rest.end, rest.start..start)
-        };
-        rest = others;
-        let before = chosen.len();
-        chosen.extend(tied.filter_map(|value| group.value(value)));
-        if chosen.len() - before > 1 {
-            chosen[before..].sort_unstable();
-            if !is_first {
-                chosen[before..].reverse();
+    // Those of all ranges, one after the other, and how many are of each.
+    let (mut chosen, mut lens): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+    for range in ranges {
+        let start = chosen.len();
+        let mut rest = range;
+        while chosen.len() - start < n && !rest.is_empty() {
+            // All values of one time, from this end on.
+            let (tied, others) = if is_first {
+                let end = tied_end(rest.clone(), |value| time(value) == time(rest.start));
+                (rest.start..end, end..rest.end)
+            } else {
+                let start = tied_start(rest.clone(), |value| time(value) == time(rest.end - 1));
+                (start..rest.end, rest.start..start)
+            };
+            rest = others;
+            let before = chosen.len();
+            chosen.extend(tied);
+            if chosen.len() - before > 1 {
+                chosen[before..].sort_by_cached_key(|value| group.value(*value));
+                if !is_first {
+                    chosen[before..].reverse();
+                }
             }
+            chosen.truncate(start + n);
         }
+        lens.push(chosen.len() - start);
     }
-    chosen.truncate(n);
-    listed(function, chosen)
+    if function.n.is_some() {
+        group.add_lists(&chosen, &lens, output);
+    } else {
+        let mut chosen = chosen.into_iter();
+        let found: Vec<Option<usize>> =
+            lens.into_iter().map(|len| if len == 0 { None } else { chosen.next() }).collect();
+        group.add_values(&found, output);
+    }
 }
 
 fn tied_end(range: Range<usize>, is_tied: impl Fn(usize) -> bool) -> usize {
