@@ -45,9 +45,16 @@ pub enum RetrievalError {
     #[error("no features are asked for; name a feature service, or features as `view:feature`")]
     NoFeatures,
     #[error(
-        "`{first}` and `{second}` both give the column `{column}`; {}",
-        if *full_feature_names { "ask for it once, or give one of the views another name with `as`" }
-        else { "ask with full feature names, or give one of the views another name with `as` and ask with full feature names" }
+        "{} the column `{column}`; {}",
+        match first == second {
+            true => format!("`{first}` is asked for twice, and each gives"),
+            false => format!("`{first}` and `{second}` both give"),
+        },
+        match (full_feature_names, first == second) {
+            (true, _) => "ask for it once, or give one of the views another name with `as`",
+            (false, true) => "ask for it once, or give one of the views another name with `as` and ask with full feature names",
+            (false, false) => "ask with full feature names, or give one of the views another name with `as` and ask with full feature names",
+        }
     )]
     SameColumn { column: String, first: String, second: String, full_feature_names: bool },
     #[error(
