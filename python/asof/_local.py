@@ -20,7 +20,7 @@ from ._client import Client
 from ._connection import seconds
 from ._definition_files import DefinitionFolder, DefinitionSet
 from ._definitions import Definition
-from ._exceptions import NotFoundError, UnavailableError, from_kind
+from ._exceptions import InvalidError, NotFoundError, UnavailableError, from_kind
 from ._times import Time, to_text
 
 _STOP_SECONDS = 20.0
@@ -116,6 +116,9 @@ class Local(Client):
         self, *views: str | Definition, start: Time | None = None, end: Time | None = None
     ) -> dict[str, Any]:
         """Computes views, or all of them, into the offline and the online store, as ``asof materialize`` does."""
+        for view in views:
+            if not isinstance(view, str | Definition):
+                raise InvalidError(f"{view!r} is no view; give its name, or an asof.FeatureView")
         names = [view if isinstance(view, str) else view.name for view in views]
         given = {"start": start, "end": end}
         times = [f"--{name}={to_text(time, name)}" for name, time in given.items() if time is not None]

@@ -79,6 +79,8 @@ def test_from_an_empty_folder_to_a_served_feature(tmp_path: Path) -> None:
         assert written(tmp_path) == before
         with pytest.raises(asof.NotFoundError, match="did you mean `spent`"):
             store.materialize("spend")
+        with pytest.raises(asof.InvalidError, match="5 is no view"):
+            store.materialize(5)  # type: ignore[arg-type]
         with pytest.raises(asof.InvalidError, match="colour"):
             (tmp_path / "feature_defs" / "more.yaml").write_text("entities: [{name: a, colour: red}]\n")
             store.apply()

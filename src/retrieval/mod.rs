@@ -42,6 +42,10 @@ pub enum RetrievalError {
     NoEventVersion { name: SourceName, version: u64 },
     #[error("there is no {kind} `{name}`{}", suggestion(nearest, known))]
     Unknown { kind: &'static str, name: String, nearest: Option<String>, known: Vec<String> },
+    #[error(
+        "there is no feature service `{name}`: it is a feature view; ask for a list of features with `{name}` in it"
+    )]
+    ViewForService { name: String },
     #[error("no features are asked for; name a feature service, or features as `view:feature`")]
     NoFeatures,
     #[error(
@@ -133,7 +137,7 @@ impl From<arrow::error::ArrowError> for RetrievalError {
 impl RetrievalError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            RetrievalError::Unknown { .. } => ErrorKind::NotFound,
+            RetrievalError::Unknown { .. } | RetrievalError::ViewForService { .. } => ErrorKind::NotFound,
             RetrievalError::NotMaterialized { .. }
             | RetrievalError::NoVersion { .. }
             | RetrievalError::NoEventVersion { .. }
