@@ -169,6 +169,39 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         asof.AsyncClient("localhost:1", retries=-1)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "5", True, 1e300])
+def test_a_deadline_is_a_number_of_seconds(client: asof.Client, store: FakeStore, timeout: Any) -> None:
+    calls: list[Any] = [
+        lambda: asof.Client("localhost:1", timeout=timeout),
+        lambda: client.status(timeout=timeout),
+        lambda: client.get_batch_features(["delay"], as_of="2024-01-01", timeout=timeout),
+        lambda: client.get_online_features(["delay"], [{"carrier": "UA"}], timeout=timeout),
+        lambda: client.push("arrivals", [{"carrier": "UA"}], timeout=timeout),
+        lambda: asyncio.run(client.async_.status(timeout=timeout)),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="`timeout` is .*; give seconds above zero"):
+            call()
+    assert store.asked == []
+    client.status(timeout=1e8)
+
+
+@pytest.mark.parametrize("token", ["top-secret\n", "top secret", "", "top-sécret", 7])
+def test_a_token_that_cannot_travel_is_not_told(token: Any) -> None:
+    with pytest.raises(asof.InvalidError, match="`token`") as error:
+        asof.Client("localhost:1", token=token)
+    assert "top" not in str(error.value)
+
+
+def test_a_closed_client_says_so(address: str) -> None:
+    client = asof.Client(address)
+    client.close()
+    client.close()
+    for call in (client.status, lambda: client.get_batch_features(["delay"], as_of="2024-01-01")):
+        with pytest.raises(asof.InvalidError, match="the client is closed; make another one"):
+            call()
+
+
 def test_channel_options_are_passed_on(address: str, store: FakeStore) -> None:
     with asof.Client(address, options=[("grpc.primary_user_agent", "notebook")]) as client:
         client.status()

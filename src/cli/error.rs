@@ -29,6 +29,8 @@ pub enum CliError {
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
     Refused(String),
     #[error("cannot {action}")]
     Io { action: String, source: std::io::Error },
@@ -75,6 +77,7 @@ impl CliError {
                 ErrorKind::Invalid
             }
             CliError::Data { .. } => ErrorKind::Invalid,
+            CliError::NotFound(_) => ErrorKind::NotFound,
             CliError::NothingApplied | CliError::Refused(_) => ErrorKind::Precondition,
             CliError::Io { .. } | CliError::Write { .. } => ErrorKind::Unavailable,
             CliError::Unreachable { .. } | CliError::NoAnswer { .. } => ErrorKind::Unavailable,

@@ -77,7 +77,7 @@ fn pushed_source<'r>(registry: &'r RegistryVersion, name: &str) -> Result<&'r So
     let Some(source) = sources.iter().find(|source| source.name.as_str() == name) else {
         let hint = nearest(name, sources.iter().map(|source| source.name.as_str()));
         let hint = hint.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-        return Err(CliError::Usage(format!("there is no source `{name}`{hint}")));
+        return Err(CliError::NotFound(format!("there is no source `{name}`{hint}")));
     };
     match source.stream {
         Some(_) => Ok(source),

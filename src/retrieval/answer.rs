@@ -13,7 +13,7 @@ use base64::Engine;
 use super::RetrievalError;
 use super::resolve::{OnDemandInput, Origin, ResolvedRequest};
 use crate::arrow_types::arrow_type;
-use crate::compile::adapt_array;
+use crate::compile::{TypeMismatch, adapt_array, adapt_values};
 use crate::definition::{Field, ValueType, nearest};
 use crate::point_in_time_join::{FeatureStatus, JoinedView, feature_statuses};
 use crate::time::EventTimestamp;
@@ -92,54 +92,60 @@ impl RequestColumns {
     }
 }
 
-/// A column of keys in its declared type; a number that the type cannot hold is an unknown key: null.
+/// A column of keys in its declared type; a whole number that the type cannot hold is an unknown key: null.
 ///
 /// # Errors
 /// [`RetrievalError::ColumnType`].
 pub fn key_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalError> {
-    if let Some(texts) = array.as_string_opt::<i32>().filter(|_| field.value_type != ValueType::String) {
-        return parse_texts(texts, field);
-    }
+    let array = &decoded(array)?;
     let is_integer = matches!(field.value_type, ValueType::Int32 | ValueType::Int64);
+    if let Some(texts) = array.as_string_opt::<i32>().filter(|_| field.value_type != ValueType::String) {
+        return parse_texts(texts, field, |text| is_integer && is_whole(text));
+    }
     if is_integer && (array.data_type().is_integer() || array.data_type() == &DataType::Float64) {
         check_whole(array, field)?;
         return Ok(cast_with_options(array, &arrow_type(&field.value_type), &CastOptions::default())?);
     }
-    adapt_array(array, &field.value_type).map_err(|mismatch| column_type(field, mismatch.found, ""))
+    let failed = |mismatch: TypeMismatch| column_type(field, mismatch.found, "; cast it to that, or send it as text");
+    adapt_array(array, &field.value_type).map_err(failed)
 }
 
 /// A column of request values in its declared type; numbers may change type where every value stays the same.
 fn value_array(array: &ArrayRef, field: &Field) -> Result<ArrayRef, RetrievalError> {
+    let array = &decoded(array)?;
     if let Some(texts) = array.as_string_opt::<i32>().filter(|_| field.value_type.is_scalar()) {
-        return if field.value_type == ValueType::String { Ok(array.clone()) } else { parse_texts(texts, field) };
+        let is_text = field.value_type == ValueType::String;
+        return if is_text { Ok(array.clone()) } else { parse_texts(texts, field, |_| false) };
     }
-    let mismatch = match adapt_array(array, &field.value_type) {
-        Ok(adapted) => return Ok(adapted),
-        Err(mismatch) => mismatch,
+    let failed = |mismatch: TypeMismatch| column_type(field, mismatch.found, "; send values that it can hold");
+    adapt_values(array, &field.value_type).map_err(failed)
+}
+
+/// The same values without a dictionary, and texts in their usual form.
+fn decoded(array: &ArrayRef) -> Result<ArrayRef, RetrievalError> {
+    let array = match array.data_type() {
+        DataType::Dictionary(_, values) => &cast_with_options(array, values, &CastOptions::default())?,
+        _ => array,
     };
-    let target = arrow_type(&field.value_type);
-    if is_numeric(array.data_type()) && is_numeric(&target) {
-        let checked = CastOptions { safe: false, ..CastOptions::default() };
-        if let Ok(cast) = cast_with_options(array, &target, &checked)
-            && let Ok(back) = cast_with_options(&cast, array.data_type(), &checked)
-            && back.as_ref() == array.as_ref()
-        {
-            return Ok(cast);
-        }
-    }
-    Err(column_type(field, mismatch.found, "; send values that it can hold"))
+    Ok(match array.data_type() {
+        DataType::LargeUtf8 | DataType::Utf8View => cast_with_options(array, &DataType::Utf8, &CastOptions::default())?,
+        _ => Arc::clone(array),
+    })
 }
 
-/// Numbers and lists of numbers.
-fn is_numeric(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) => item.data_type().is_numeric(),
-        scalar => scalar.is_numeric(),
-    }
+/// Whether a text is a whole number, however great.
+fn is_whole(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Texts read as what is needed, as JSON and command lines send instants, dates and bytes (in base64).
-fn parse_texts(texts: &StringArray, field: &Field) -> Result<ArrayRef, RetrievalError> {
+/// Texts read as what is needed, as JSON and command lines send instants, dates and bytes (in base64); null where one
+/// `may_be_unknown`.
+fn parse_texts(
+    texts: &StringArray,
+    field: &Field,
+    may_be_unknown: impl Fn(&str) -> bool,
+) -> Result<ArrayRef, RetrievalError> {
     let wrong = |row: usize| {
         let problem = format!("holds `{}`, which cannot be read as {}", texts.value(row), field.value_type);
         column_value(field, row, problem)
@@ -155,7 +161,8 @@ fn parse_texts(texts: &StringArray, field: &Field) -> Result<ArrayRef, Retrieval
         }
         _ => cast_with_options(texts, &arrow_type(&field.value_type), &CastOptions::default())?,
     };
-    match (0..texts.len()).find(|row| texts.is_valid(*row) && parsed.is_null(*row)) {
+    let is_wrong = |row: &usize| texts.is_valid(*row) && parsed.is_null(*row) && !may_be_unknown(texts.value(*row));
+    match (0..texts.len()).find(is_wrong) {
         Some(row) => Err(wrong(row)),
         None => Ok(parsed),
     }

@@ -147,6 +147,9 @@ impl Catalog {
         match selection {
             FeatureSelection::Service(name) => match definitions.feature_service(name) {
                 Some(service) => Ok(service.features.clone()),
+                None if definitions.feature_view(name).is_some() => {
+                    Err(RetrievalError::ViewForService { name: name.clone() })
+                }
                 None => {
                     let names = definitions.feature_services.iter().map(|service| service.name.as_str());
                     Err(RetrievalError::unknown("feature service", name, names))

@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Field, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
-    TimestampMicrosecondType,
+    TimestampMicrosecondType, UInt64Type,
 };
 use bytes::Bytes;
 
@@ -98,6 +98,13 @@ fn encode_values(array: &ArrayRef) -> Option<Values> {
         }
         DataType::Float32 => Values::Floats(pb::FloatValues { values: numbers::<Float32Type>(array) }),
         DataType::Float64 => Values::Doubles(pb::DoubleValues { values: numbers::<Float64Type>(array) }),
+        // The wire has no such numbers, and texts stand for any type.
+        DataType::UInt64 => {
+            let values = array.as_primitive::<UInt64Type>().iter();
+            Values::Strings(pb::StringValues {
+                values: values.map(|value| value.map(|number| number.to_string()).unwrap_or_default()).collect(),
+            })
+        }
         DataType::Utf8 => {
             let values = array.as_string::<i32>().iter().map(|value| value.unwrap_or_default().to_owned());
             Values::Strings(pb::StringValues { values: values.collect() })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::IngestionError;
 use crate::arrow_types::{arrow_field, arrow_type};
-use crate::compile::adapt_array;
+use crate::compile::adapt_values;
 use crate::definition::{Field, Source, SourceName, nearest};
 use crate::text_files::{json_values, parse_object};
 
@@ -89,7 +89,7 @@ impl EventSchema {
                 return Err(self.unknown_column(field.name()));
             };
             let column = &self.columns[*position];
-            let adapted = adapt_array(array, &column.value_type).map_err(|mismatch| IngestionError::ColumnType {
+            let adapted = adapt_values(array, &column.value_type).map_err(|mismatch| IngestionError::ColumnType {
                 source_name: self.source.clone(),
                 column: field.name().clone(),
                 found: mismatch.found,
