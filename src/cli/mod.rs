@@ -1,6 +1,7 @@
 //! The command line: one file a command. A command reads arguments and a project, calls one function, and prints.
 
 mod apply;
+mod bench_echo;
 mod bench_serve;
 mod error;
 mod explain;
@@ -88,6 +89,9 @@ enum Command {
     Optimize(optimize::OptimizeArguments),
     /// Load a running server and report its latencies.
     BenchServe(bench_serve::BenchServeArguments),
+    /// Answer what a server answered, without its work: a measure for bench-serve
+    #[command(hide = true)]
+    BenchEcho(bench_echo::BenchEchoArguments),
 }
 
 /// Runs the command line of this process.
@@ -96,7 +100,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return output::refuse_arguments(&error, std::env::args_os()),
     };
-    if !matches!(arguments.command, Command::Serve(_) | Command::Stream) {
+    if !matches!(arguments.command, Command::Serve(_) | Command::Stream | Command::BenchEcho(_)) {
         share_memory();
     }
     start_tracing();
@@ -154,6 +158,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Status => status::run(&project()?, output).await,
         Command::Optimize(arguments) => optimize::run(&project()?, &arguments, output).await,
         Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
+        Command::BenchEcho(arguments) => bench_echo::run(&arguments, output).await,
         Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
     }
 }

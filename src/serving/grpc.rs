@@ -8,6 +8,7 @@ use arrow::datatypes::{Field, Schema};
 use arrow::ipc::writer::StreamWriter;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
+use metrics::Histogram;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,9 +21,9 @@ use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
 use crate::definition::FeatureViewName;
-use crate::metrics::ONLINE_REQUEST_ROWS;
+use crate::metrics::{ONLINE_REQUEST_ROWS, process_cpu_seconds};
 use crate::retrieval::{
-    Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineRequest, TableVersion,
+    Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest, TableVersion,
 };
 use crate::stream_ingestion::SourceStatus;
 use crate::time::{EventTimestamp, TimeRange};
@@ -37,9 +38,15 @@ const INLINE_ROWS_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub struct FeatureStoreService {
     pub(super) state: Arc<ServerState>,
+    request_rows: Histogram,
 }
 
 impl FeatureStoreService {
+    /// After the recorder of the process is installed.
+    pub(super) fn new(state: Arc<ServerState>) -> Self {
+        FeatureStoreService { state, request_rows: metrics::histogram!(ONLINE_REQUEST_ROWS) }
+    }
+
     fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
     }
@@ -51,12 +58,12 @@ impl FeatureStoreService {
         Ok(Arc::new(Catalog::new(Arc::new(registry)).map_err(|error| to_status(error.kind(), &error))?))
     }
 
-    /// Answers an online request; used by the HTTP gateway too.
-    pub(super) async fn online(
+    /// Answers an online request, in the form that `finish` gives to what was read.
+    pub(super) async fn online<T: Send + 'static>(
         &self,
         request: OnlineRequest,
-        event_timestamps: bool,
-    ) -> Result<pb::GetOnlineFeaturesResponse, Status> {
+        finish: impl FnOnce(&OnlineRequest, OnlineAnswer) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         if request.now.is_some() && !self.state.allow_request_time {
             let message = "`now` is refused: the server was not started with --allow-request-time";
             return Err(Status::invalid_argument(message));
@@ -67,12 +74,12 @@ impl FeatureStoreService {
             let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
             return Err(Status::resource_exhausted(message));
         }
-        metrics::histogram!(ONLINE_REQUEST_ROWS).record(rows as f64);
+        self.request_rows.record(rows as f64);
         let catalog = self.catalog()?;
         let state = Arc::clone(&self.state);
         let answer = move || {
-            let answer = state.online.get(&catalog, &request).map_err(|error| to_status(error.kind(), &error))?;
-            Ok(encode_answer_columns(&request, &answer, event_timestamps))
+            let answer = state.online.read(&catalog, &request).map_err(|error| to_status(error.kind(), &error))?;
+            Ok(finish(&request, answer))
         };
         if rows <= INLINE_ROWS_MAX {
             return answer();
@@ -129,30 +136,42 @@ pub(super) fn request_batch(columns: Vec<(String, ArrayRef)>) -> Result<RecordBa
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
+/// What a message asks for.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a column that contradicts itself, columns of several lengths, and a selection of nothing.
+pub(super) fn online_request(request: pb::GetOnlineFeaturesRequest) -> Result<OnlineRequest, Status> {
+    let mut columns = Vec::with_capacity(request.entities.len() + request.request.len());
+    for column in request.entities.iter().chain(&request.request) {
+        let array = decode_column(column).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        columns.push((column.name.clone(), array));
+    }
+    Ok(OnlineRequest {
+        entity_columns: request.entities.len(),
+        selection: selection(request.features)?,
+        full_feature_names: request.full_feature_names,
+        columns: request_batch(columns)?,
+        now: request.now.map(EventTimestamp::from_micros),
+    })
+}
+
 type ResponseStream = Pin<Box<dyn Stream<Item = Result<pb::GetBatchFeaturesResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl FeatureStore for FeatureStoreService {
     type GetBatchFeaturesStream = ResponseStream;
 
+    /// The same answer as the server's, which writes it in a way of its own: see `grpc_online`.
     async fn get_online_features(
         &self,
         request: Request<pb::GetOnlineFeaturesRequest>,
     ) -> Result<Response<pb::GetOnlineFeaturesResponse>, Status> {
         let request = request.into_inner();
-        let mut columns = Vec::with_capacity(request.entities.len() + request.request.len());
-        for column in request.entities.iter().chain(&request.request) {
-            let array = decode_column(column).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            columns.push((column.name.clone(), array));
-        }
-        let online = OnlineRequest {
-            entity_columns: request.entities.len(),
-            selection: selection(request.features)?,
-            full_feature_names: request.full_feature_names,
-            columns: request_batch(columns)?,
-            now: request.now.map(EventTimestamp::from_micros),
-        };
-        Ok(Response::new(self.online(online, request.event_timestamps).await?))
+        let event_timestamps = request.event_timestamps;
+        let answer = self.online(online_request(request)?, move |request, answer| {
+            encode_answer_columns(request, &answer.into_answer(), event_timestamps)
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn get_batch_features(
@@ -235,6 +254,7 @@ impl FeatureStore for FeatureStoreService {
                 .state
                 .ingestion()
                 .map_or_else(Vec::new, |streams| streams.status().into_iter().map(stream_status).collect()),
+            process_cpu_seconds: process_cpu_seconds(),
         }))
     }
 }

@@ -1,11 +1,13 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,11 +15,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use super::grpc::{FeatureStoreService, request_batch};
+use super::grpc::{FeatureStoreService, encode_answer_columns, request_batch};
 use super::in_flight::{InFlight, bound_http};
 use super::json::{answer_to_json, column_from_json};
 use super::push::{PushCall, read_arrow, read_parquet};
-use super::record::record_http;
+use super::record::{Recorder, record_http};
 use super::status::{http_status, kind_of};
 use crate::metrics::Metrics;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
@@ -38,6 +40,7 @@ pub(super) fn router(
     metrics: Metrics,
     body_bytes_max: usize,
     in_flight: InFlight,
+    recorder: Arc<Recorder>,
 ) -> Router {
     Router::new()
         .route("/v1/get-online-features", post(get_online_features))
@@ -48,7 +51,7 @@ pub(super) fn router(
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(refuse_method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
-        .layer(from_fn(record_http))
+        .layer(from_fn_with_state(recorder, record_http))
         .with_state(Gateway { service, metrics, body_bytes_max })
 }
 
@@ -131,8 +134,11 @@ async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
         columns: request_batch(columns)?,
         now: now.map_err(|error| invalid(format!("`now`: {error}")))?,
     };
-    let answer = gateway.service.online(request, body.timestamps).await?;
-    Ok(answer_to_json(&answer, body.timestamps))
+    let timestamps = body.timestamps;
+    let answer = gateway.service.online(request, move |request, answer| {
+        answer_to_json(&encode_answer_columns(request, &answer.into_answer(), timestamps), timestamps)
+    });
+    answer.await
 }
 
 /// What `POST /v1/push` may say beside a body of rows alone.

@@ -13,7 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use super::http::failure;
-use super::pb::feature_store_server::SERVICE_NAME;
 use super::watched_body::{Watch, watched};
 
 /// Tells clients of gRPC that the call may be made again, and after how many milliseconds.
@@ -31,8 +30,16 @@ impl InFlight {
         InFlight { permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))), max }
     }
 
-    fn enter(&self) -> Option<OwnedSemaphorePermit> {
+    /// None: there are as many as may be.
+    pub fn enter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// RESOURCE_EXHAUSTED, and when to try again.
+    pub fn refuse_grpc(&self) -> axum::http::Response<tonic::body::Body> {
+        let mut refused = Status::resource_exhausted(self.refusal()).into_http();
+        refused.headers_mut().insert(RETRY_PUSHBACK, RETRY_PUSHBACK_MS);
+        refused
     }
 
     fn refusal(&self) -> String {
@@ -48,22 +55,6 @@ pub(super) async fn bound_http(State(in_flight): State<InFlight>, request: Reque
     match in_flight.enter() {
         Some(permit) => watched(next.run(request).await, permit),
         None => failure(StatusCode::TOO_MANY_REQUESTS, &in_flight.refusal()),
-    }
-}
-
-/// Admits a call of the feature store, or answers RESOURCE_EXHAUSTED.
-pub(super) async fn bound_grpc(State(in_flight): State<InFlight>, request: Request, next: Next) -> Response {
-    let service = request.uri().path().trim_start_matches('/').split('/').next();
-    if service != Some(SERVICE_NAME) {
-        return next.run(request).await;
-    }
-    match in_flight.enter() {
-        Some(permit) => watched(next.run(request).await, permit),
-        None => {
-            let mut refused = Status::resource_exhausted(in_flight.refusal()).into_http();
-            refused.headers_mut().insert(RETRY_PUSHBACK, RETRY_PUSHBACK_MS);
-            refused
-        }
     }
 }
 

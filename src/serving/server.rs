@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::BuildError;
 use tokio::net::TcpListener;
@@ -14,11 +13,13 @@ use tonic::transport::Server as GrpcServer;
 use tonic::transport::server::TcpIncoming;
 
 use super::admin::AdminService;
+use super::entrance::EntranceLayer;
 use super::grpc::FeatureStoreService;
-use super::in_flight::{InFlight, bound_grpc};
+use super::grpc_online::{GET_ONLINE_FEATURES, OnlineService};
+use super::in_flight::InFlight;
 use super::pb::admin_server::AdminServer;
 use super::pb::feature_store_server::FeatureStoreServer;
-use super::record::record_grpc;
+use super::record::Recorder;
 use super::state::ServerState;
 use super::{follow, http, pb};
 use crate::error::ErrorKind;
@@ -115,12 +116,14 @@ impl Server {
             let _ = stopping.send(true);
         });
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
-        let service = FeatureStoreService { state: Arc::clone(&state) };
+        let service = FeatureStoreService::new(Arc::clone(&state));
         let limits = &state.settings.server.limits;
         let in_flight = InFlight::new(limits.in_flight);
-        let router = http::router(service.clone(), metrics, limits.request_bytes, in_flight.clone());
+        let recorder = Arc::new(Recorder::new());
+        let entrance = EntranceLayer { in_flight: in_flight.clone(), recorder: Arc::clone(&recorder) };
+        let router = http::router(service.clone(), metrics, limits.request_bytes, in_flight, recorder);
         let gateway = tokio::spawn(serve_http(http, router, stopped.clone()));
-        serve_grpc(grpc, service, in_flight, stopped).await?;
+        serve_grpc(grpc, service, entrance, stopped).await?;
         follower.abort();
         upkeep.abort();
         gateway.await.map_err(|error| ServeError::Http(std::io::Error::other(error)))?
@@ -144,14 +147,12 @@ async fn serve_http(
 async fn serve_grpc(
     listener: TcpListener,
     service: FeatureStoreService,
-    in_flight: InFlight,
+    entrance: EntranceLayer,
     stopped: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let routes = grpc_routes(service).await?.into_axum_router();
-    let bounded = routes.layer(from_fn_with_state(in_flight, bound_grpc));
-    let recorded = Routes::from(bounded.layer(from_fn(record_grpc)));
     GrpcServer::builder()
-        .add_routes(recorded.prepare())
+        .layer(entrance)
+        .add_routes(grpc_routes(service).await?.prepare())
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until(stopped))
         .await?;
     Ok(())
@@ -168,18 +169,22 @@ async fn grpc_routes(service: FeatureStoreService) -> Result<Routes, ServeError>
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let admin = AdminServer::new(AdminService { state: Arc::clone(&service.state) });
+    let online = OnlineService { feature_store: service.clone(), message_bytes_max: MESSAGE_BYTES_MAX };
     let feature_store = FeatureStoreServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Zstd);
-    Ok(Routes::new(health)
+    let mut routes = Routes::new(health)
         .add_service(reflection().build_v1()?)
         // Older clients know the service by this version only.
         .add_service(reflection().build_v1alpha()?)
         .add_service(admin)
-        .add_service(feature_store))
+        .add_service(feature_store);
+    let router = std::mem::take(routes.axum_router_mut());
+    *routes.axum_router_mut() = router.route_service(GET_ONLINE_FEATURES, online);
+    Ok(routes)
 }
 
 /// Keeps what is recorded small until the server ends.
