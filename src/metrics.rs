@@ -11,6 +11,11 @@ use crate::time::EventTimestamp;
 pub const REQUESTS_TOTAL: &str = "asof_requests_total";
 /// From a request's arrival to the last byte of its answer, by `method`.
 pub const REQUEST_LATENCY_SECONDS: &str = "asof_request_latency_seconds";
+/// The parts of an online request's time, by `stage`: `wait` for a thread, `decode` of the message, `read` of the
+/// store with what is computed of it, `encode` of the answer.
+pub const REQUEST_STAGE_SECONDS: &str = "asof_request_stage_seconds";
+/// How old the values of an online answer are, of the first row of each view, by `view`.
+pub const FEATURE_AGE_SECONDS: &str = "asof_feature_age_seconds";
 /// Rows of each online request.
 pub const ONLINE_REQUEST_ROWS: &str = "asof_online_request_rows";
 /// Rows looked for in the cache of rows, by `outcome`: `hit` or `miss`.
@@ -40,6 +45,10 @@ const PROCESS_OPEN_FDS: &str = "process_open_fds";
 
 const LATENCY_BUCKETS: [f64; 17] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+const STAGE_BUCKETS: [f64; 12] =
+    [0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1];
+const AGE_BUCKETS: [f64; 10] =
+    [1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0, 31_536_000.0];
 const ROWS_BUCKETS: [f64; 7] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 10_000.0];
 
 /// How often what was recorded is put into its buckets; between times it takes memory.
@@ -62,6 +71,8 @@ impl Metrics {
         let full = |name: &str| Matcher::Full(name.to_owned());
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(full(REQUEST_LATENCY_SECONDS), &LATENCY_BUCKETS)?
+            .set_buckets_for_metric(full(REQUEST_STAGE_SECONDS), &STAGE_BUCKETS)?
+            .set_buckets_for_metric(full(FEATURE_AGE_SECONDS), &AGE_BUCKETS)?
             .set_buckets_for_metric(full(STREAM_FRESHNESS_SECONDS), &LATENCY_BUCKETS)?
             .set_buckets_for_metric(full(ONLINE_REQUEST_ROWS), &ROWS_BUCKETS)?
             .build_recorder();
@@ -89,6 +100,8 @@ impl Metrics {
 fn describe() {
     describe_counter!(REQUESTS_TOTAL, "Answered requests.");
     describe_histogram!(REQUEST_LATENCY_SECONDS, "From a request's arrival to the last byte of its answer.");
+    describe_histogram!(REQUEST_STAGE_SECONDS, "Parts of an online request's time.");
+    describe_histogram!(FEATURE_AGE_SECONDS, "How old the values of online answers are.");
     describe_histogram!(ONLINE_REQUEST_ROWS, "Rows of each online request.");
     describe_counter!(ROW_CACHE_READS_TOTAL, "Rows looked for in the cache of rows.");
     describe_gauge!(ROW_CACHE_BYTES, "Bytes of rows in the cache of rows, about.");

@@ -10,12 +10,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use clap::Args;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::error::CliError;
-use super::online_access::connect;
+use super::online_access::{Connection, connect};
 use super::output::Output;
 use crate::metrics::process_cpu_seconds;
 use crate::serving::columns::row_count;
@@ -48,7 +47,7 @@ pub async fn run(arguments: &BenchEchoArguments, output: Output) -> Result<(), C
 }
 
 struct Echo {
-    upstream: Channel,
+    upstream: Connection,
     /// By number of rows.
     answers: RwLock<HashMap<usize, Arc<pb::GetOnlineFeaturesResponse>>>,
 }

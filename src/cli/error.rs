@@ -14,6 +14,7 @@ use crate::online_store::OnlineStoreError;
 use crate::registry::RegistryError;
 use crate::retrieval::RetrievalError;
 use crate::serving::ServeError;
+use crate::serving::tokens::TokenError;
 use crate::stream_ingestion::IngestionError;
 use crate::time::TimeError;
 
@@ -65,6 +66,8 @@ pub enum CliError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
+    Tokens(#[from] TokenError),
+    #[error(transparent)]
     Engine(#[from] Box<datafusion::error::DataFusionError>),
 }
 
@@ -89,6 +92,7 @@ impl CliError {
             CliError::Ingestion(error) => error.kind(),
             CliError::Retrieval(error) => error.kind(),
             CliError::Serve(error) => error.kind(),
+            CliError::Tokens(error) => error.kind(),
         }
     }
 }

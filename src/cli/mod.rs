@@ -22,6 +22,7 @@ mod spine;
 mod status;
 mod stream;
 mod streams;
+mod tokens;
 mod vacuum;
 mod validate;
 
@@ -87,6 +88,8 @@ enum Command {
     Vacuum(vacuum::VacuumArguments),
     /// Bring the rows of tables together again after many small runs
     Optimize(optimize::OptimizeArguments),
+    /// Make, list and revoke the tokens that a server asks for.
+    Tokens(tokens::TokensArguments),
     /// Load a running server and report its latencies.
     BenchServe(bench_serve::BenchServeArguments),
     /// Answer what a server answered, without its work: a measure for bench-serve
@@ -158,6 +161,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Status => status::run(&project()?, output).await,
         Command::Optimize(arguments) => optimize::run(&project()?, &arguments, output).await,
         Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
+        Command::Tokens(arguments) => tokens::run(&project()?, &arguments, output),
         Command::BenchEcho(arguments) => bench_echo::run(&arguments, output).await,
         Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
     }

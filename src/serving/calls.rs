@@ -20,34 +20,44 @@ pub struct Call {
     pub needs: Needs,
     /// Whether it is one of the requests that are bounded: what tells that the server lives is answered always.
     pub is_bounded: bool,
+    /// Whether it is over within the time of a request; else it goes on as long as there is something to send.
+    pub is_timed: bool,
 }
 
-const fn bounded(name: &'static str, needs: Needs) -> Call {
-    Call { name, needs, is_bounded: true }
+/// A request with one answer.
+const fn request(name: &'static str, needs: Needs) -> Call {
+    Call { name, needs, is_bounded: true, is_timed: true }
 }
 
-const fn unbounded(name: &'static str, needs: Needs) -> Call {
-    Call { name, needs, is_bounded: false }
+/// Messages that come and go.
+const fn stream(name: &'static str, needs: Needs) -> Call {
+    Call { name, needs, is_bounded: true, is_timed: false }
+}
+
+/// What is answered always, and takes the time it takes.
+const fn always(name: &'static str, needs: Needs) -> Call {
+    Call { name, needs, is_bounded: false, is_timed: false }
 }
 
 pub const CALLS: &[Call] = &[
-    bounded("asof.v1.FeatureStore/GetOnlineFeatures", Needs::Reader),
-    bounded("asof.v1.FeatureStore/GetBatchFeatures", Needs::Reader),
-    bounded("asof.v1.FeatureStore/Push", Needs::Writer),
-    bounded("asof.v1.FeatureStore/ListDefinitions", Needs::Reader),
-    bounded("asof.v1.FeatureStore/GetStatus", Needs::Reader),
-    unbounded("asof.v1.Admin/SyncOnlineStore", Needs::Admin),
-    unbounded("asof.v1.Admin/FlushStreams", Needs::Admin),
-    unbounded("asof.v1.Admin/RebuildOnline", Needs::Admin),
-    unbounded("grpc.health.v1.Health/Check", Needs::Nothing),
-    unbounded("grpc.health.v1.Health/List", Needs::Nothing),
-    unbounded("grpc.health.v1.Health/Watch", Needs::Nothing),
-    unbounded("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Reader),
-    unbounded("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Needs::Reader),
-    bounded("POST /v1/get-online-features", Needs::Reader),
-    bounded("POST /v1/push", Needs::Writer),
-    unbounded("GET /health", Needs::Nothing),
-    unbounded("GET /metrics", Needs::Reader),
+    request("asof.v1.FeatureStore/GetOnlineFeatures", Needs::Reader),
+    stream("asof.v1.FeatureStore/GetBatchFeatures", Needs::Reader),
+    stream("asof.v1.FeatureStore/Push", Needs::Writer),
+    request("asof.v1.FeatureStore/ListDefinitions", Needs::Reader),
+    request("asof.v1.FeatureStore/GetStatus", Needs::Reader),
+    always("asof.v1.Admin/SyncOnlineStore", Needs::Admin),
+    always("asof.v1.Admin/FlushStreams", Needs::Admin),
+    always("asof.v1.Admin/RebuildOnline", Needs::Admin),
+    always("grpc.health.v1.Health/Check", Needs::Nothing),
+    always("grpc.health.v1.Health/List", Needs::Nothing),
+    always("grpc.health.v1.Health/Watch", Needs::Nothing),
+    always("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Reader),
+    always("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Needs::Reader),
+    request("POST /v1/get-online-features", Needs::Reader),
+    request("POST /v1/push", Needs::Writer),
+    always("GET /health", Needs::Nothing),
+    always("GET /ready", Needs::Nothing),
+    always("GET /metrics", Needs::Reader),
 ];
 
 /// The call of this name.

@@ -12,6 +12,7 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tower::Service;
 
+use super::access::caller;
 use super::grpc::{FeatureStoreService, online_request};
 use super::packed::PackedCodec;
 use super::pb::GetOnlineFeaturesRequest;
@@ -58,9 +59,10 @@ impl UnaryService<GetOnlineFeaturesRequest> for Answering {
     fn call(&mut self, request: Request<GetOnlineFeaturesRequest>) -> Self::Future {
         let feature_store = self.0.clone();
         Box::pin(async move {
+            let caller = caller(request.extensions());
             let request = request.into_inner();
             let event_timestamps = request.event_timestamps;
-            let answer = feature_store.online(online_request(request)?, move |request, answer| {
+            let answer = feature_store.online(caller, online_request(request)?, move |request, answer| {
                 Bytes::from(encode_online_answer(request, &answer, event_timestamps))
             });
             Ok(Response::new(answer.await?))

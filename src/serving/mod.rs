@@ -10,6 +10,7 @@
 //!
 //! Holds no feature logic: it checks a request, calls one function, and turns the answer into wire types.
 
+mod access;
 pub mod admin;
 pub mod calls;
 pub mod columns;
@@ -18,15 +19,18 @@ mod follow;
 mod grpc;
 mod grpc_online;
 mod http;
+mod http_server;
 mod in_flight;
 mod ipc;
 pub mod json;
+mod listen;
 mod packed;
 mod push;
 mod record;
 mod server;
 mod state;
 pub mod status;
+pub mod tokens;
 mod watched_body;
 mod wire;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -14,9 +14,10 @@ use http_body::Frame;
 use metrics::{Counter, Histogram, counter, histogram};
 use tonic::{Code, Status};
 
-use super::calls::{CALLS, Call, call};
+use super::calls::{CALLS, Call};
+use super::http::called;
 use super::watched_body::{Watch, watched};
-use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUESTS_TOTAL};
+use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUEST_STAGE_SECONDS, REQUESTS_TOTAL};
 
 /// The label of requests whose path is none of ours: callers may send any.
 const UNKNOWN: &str = "unknown";
@@ -24,6 +25,7 @@ const UNKNOWN: &str = "unknown";
 /// What is recorded of each call, with its labels looked up once.
 pub(super) struct Recorder {
     calls: HashMap<&'static str, CallMetrics>,
+    waited: Histogram,
 }
 
 #[derive(Clone)]
@@ -44,13 +46,14 @@ impl Recorder {
                 CallMetrics { latency, answered: counter!(REQUESTS_TOTAL, "method" => call.name, "code" => usual) },
             )
         };
-        Recorder { calls: CALLS.iter().map(metrics).collect() }
+        let waited = histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait");
+        Recorder { calls: CALLS.iter().map(metrics).collect(), waited }
     }
 
     /// Of a call that begins; of an unknown one none of its name is kept, because callers may send any.
     pub fn begin(&self, call: Option<&'static Call>, arrived: Instant) -> Recording {
         let known = call.and_then(|call| Some((call.name, self.calls.get(call.name)?.clone())));
-        Recording { arrived, known, code: Cow::Borrowed("CANCELLED") }
+        Recording { arrived, known, code: Cow::Borrowed("CANCELLED"), waited: self.waited.clone() }
     }
 }
 
@@ -61,9 +64,7 @@ fn usual_code(name: &str) -> &'static str {
 /// Records a request to the gateway: `POST /v1/get-online-features`, and its HTTP status.
 pub(super) async fn record_http(State(recorder): State<Arc<Recorder>>, request: Request, next: Next) -> Response {
     let arrived = Instant::now();
-    let path = request.extensions().get::<MatchedPath>();
-    let called = path.and_then(|path| call(&format!("{} {}", request.method(), path.as_str())));
-    let mut recording = recorder.begin(called, arrived);
+    let mut recording = recorder.begin(called(&request), arrived);
     let response = next.run(request).await;
     recording.code = Cow::Owned(response.status().as_u16().to_string());
     watched(response, recording)
@@ -101,9 +102,15 @@ pub(super) struct Recording {
     arrived: Instant,
     known: Option<(&'static str, CallMetrics)>,
     code: Cow<'static, str>,
+    waited: Histogram,
 }
 
 impl Recording {
+    /// A thread has time for the request.
+    pub fn begun(&self) {
+        self.waited.record(self.arrived.elapsed());
+    }
+
     pub fn set_code(&mut self, code: &'static str) {
         self.code = Cow::Borrowed(code);
     }

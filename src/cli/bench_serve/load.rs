@@ -9,9 +9,9 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::runtime::Handle;
 use tonic::client::Grpc;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::cli::online_access::Connection;
 use crate::serving::PackedCodec;
 use crate::serving::pb::{GetOnlineFeaturesResponse, GetStatusRequest};
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The server under load: the connections to it, and the requests that are sent in turn, encoded.
 #[derive(Clone)]
 pub struct Target {
-    pub connections: Vec<Channel>,
+    pub connections: Vec<Connection>,
     pub requests: Arc<Vec<Bytes>>,
 }
 

@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use self::load::{Measured, Target};
 use self::requests::make_requests;
 use super::error::CliError;
-use super::online_access::connect;
 use super::output::Output;
 use super::project::Project;
 use crate::retrieval::FeatureSelection;
@@ -64,11 +63,6 @@ pub struct BenchServeArguments {
 
 pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Output) -> Result<(), CliError> {
     check(arguments)?;
-    let address = match (&arguments.server, project.server_address()) {
-        (Some(address), _) => address.clone(),
-        (None, Some(running)) => running.grpc,
-        (None, None) => project.settings.server.grpc.to_string(),
-    };
     let catalog = project.catalog().await?;
     let resolved = catalog.resolve(&FeatureSelection::Service(arguments.service.clone()), false)?;
     let requests = make_requests(project, &catalog, &resolved, &arguments.service, arguments.entities).await?;
@@ -83,10 +77,11 @@ pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Out
     let runtime = threads.build().map_err(failed)?;
     let features = resolved.outputs.len();
     let (connections, plan) = (arguments.connections, Plan::of(arguments));
+    let connect = project.server_to_call(arguments.server.as_deref());
     let measured = runtime.spawn(async move {
         let mut channels = Vec::with_capacity(connections);
         for _ in 0..connections {
-            channels.push(connect(&address).await?);
+            channels.push(connect.connect().await?);
         }
         plan.measure(&Target { connections: channels, requests }).await
     });

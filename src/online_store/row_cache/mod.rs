@@ -16,6 +16,9 @@
 //! looks again once it has everything: if one was announced meanwhile, or is under way, it leaves what it found and
 //! asks the store alone. So all keys of a read are of one state, and nothing older than a write is kept after it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -25,15 +28,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use metrics::{Counter, Gauge, counter, gauge};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::error::OnlineStoreError;
-use super::key::{EncodedKeys, VERSION_SUFFIX_LEN, ViewId, view_of};
-use super::value::SchemaVersion;
-use super::{
+use crate::definition::Field;
+use crate::metrics::{ROW_CACHE_BYTES, ROW_CACHE_READS_TOTAL};
+use crate::online_store::error::OnlineStoreError;
+use crate::online_store::key::{EncodedKeys, VERSION_SUFFIX_LEN, ViewId, view_of};
+use crate::online_store::value::SchemaVersion;
+use crate::online_store::{
     BulkSummary, BulkWriter, Entry, EventId, OnStretch, OnVersion, OnlineStore, Schemas, StreamChanges, Stretch,
     VersionRef,
 };
-use crate::definition::Field;
-use crate::metrics::{ROW_CACHE_BYTES, ROW_CACHE_READS_TOTAL};
 use crate::time::EventTimestamp;
 
 /// Parts of the cache that are locked each by itself; a power of two.
