@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use super::access::Access;
 use super::calls::{Call, call};
 use super::grpc::{FeatureStoreService, encode_answer_columns, request_batch};
+use super::http_feast;
 use super::in_flight::InFlight;
 use super::json::{answer_to_json, column_from_json};
 use super::listen::Peer;
@@ -35,10 +36,10 @@ use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
 #[derive(Clone)]
-struct Gateway {
-    service: FeatureStoreService,
+pub(super) struct Gateway {
+    pub service: FeatureStoreService,
     metrics: Metrics,
-    body_bytes_max: usize,
+    pub body_bytes_max: usize,
     stopped: watch::Receiver<bool>,
 }
 
@@ -54,6 +55,9 @@ pub(super) fn router(
     Router::new()
         .route("/v1/get-online-features", post(get_online_features))
         .route("/v1/push", post(push))
+        .route("/get-online-features", post(http_feast::get_online_features))
+        .route("/push", post(http_feast::push))
+        .route("/openapi.json", get(describe))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/ready", get(ready))
         .route("/metrics", get(render_metrics))
@@ -111,7 +115,7 @@ fn refuse_for_now(message: &str) -> Response {
     refused
 }
 
-fn failed(status: &Status) -> Response {
+pub(super) fn failed(status: &Status) -> Response {
     let code = http_status(kind_of(status.code()));
     failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
 }
@@ -130,6 +134,12 @@ async fn ready(State(gateway): State<Gateway>) -> Response {
         Some(catalog) => Json(json!({"status": "ready", "registry_version": catalog.registry.version})).into_response(),
         None => failure(StatusCode::SERVICE_UNAVAILABLE, "no definitions are applied; run `asof apply`"),
     }
+}
+
+/// What the gateway answers, for tools that read OpenAPI.
+async fn describe() -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, content_type)], include_str!("openapi.json")).into_response()
 }
 
 async fn render_metrics(State(gateway): State<Gateway>) -> Response {
@@ -170,7 +180,7 @@ async fn get_online_features(
     }
 }
 
-fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> Response {
+pub(super) fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> Response {
     let message = match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             format!("the body has more than the {body_bytes_max} bytes that the server takes; send fewer rows at once")

@@ -19,6 +19,7 @@ mod follow;
 mod grpc;
 mod grpc_online;
 mod http;
+mod http_feast;
 mod http_server;
 mod in_flight;
 mod ipc;
