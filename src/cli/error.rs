@@ -10,7 +10,7 @@ use crate::definition::DefinitionErrors;
 use crate::error::ErrorKind;
 use crate::materialization::MaterializationError;
 use crate::offline_store::OfflineStoreError;
-use crate::online_store::OnlineStoreError;
+use crate::online_store::{OnlineStoreError, SnapshotError};
 use crate::registry::RegistryError;
 use crate::retrieval::RetrievalError;
 use crate::serving::ServeError;
@@ -68,6 +68,8 @@ pub enum CliError {
     #[error(transparent)]
     Tokens(#[from] TokenError),
     #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
     Engine(#[from] Box<datafusion::error::DataFusionError>),
 }
 
@@ -93,6 +95,7 @@ impl CliError {
             CliError::Retrieval(error) => error.kind(),
             CliError::Serve(error) => error.kind(),
             CliError::Tokens(error) => error.kind(),
+            CliError::Snapshot(error) => error.kind(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a command. A command reads arguments and a project, calls one function, and prints.
 
 mod apply;
+mod backup;
 mod bench_echo;
 mod bench_serve;
 mod error;
@@ -74,6 +75,10 @@ enum Command {
     Push(push::PushArguments),
     /// Make online values anew from the offline store.
     RebuildOnline(rebuild_online::RebuildOnlineArguments),
+    /// Write a snapshot of the online store, which may go on being served.
+    Backup(backup::BackupArguments),
+    /// Make the online store that of a snapshot, brought up to the offline store.
+    Restore(backup::RestoreArguments),
     /// Serve gRPC and HTTP.
     Serve(serve::ServeArguments),
     /// Take in what streams bring, without serving.
@@ -154,6 +159,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::GetOnlineFeatures(arguments) => get_online_features::run(folder.as_deref(), &arguments, output).await,
         Command::Push(arguments) => push::run(&project()?, &arguments, output).await,
         Command::RebuildOnline(arguments) => rebuild_online::run(&project()?, &arguments, output).await,
+        Command::Backup(arguments) => backup::backup(&project()?, &arguments, output).await,
+        Command::Restore(arguments) => backup::restore(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
         Command::Stream => stream::run(project()?, output).await,
         Command::List(arguments) => list::run(&project()?, &arguments, output).await,

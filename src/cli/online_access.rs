@@ -15,7 +15,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::error::CliError;
 use super::project::Project;
-use crate::online_store::{OnlineStore, OnlineStoreError, RocksDbOnlineStore, RocksDbOptions, RowCache};
+use crate::online_store::{
+    OnlineStore, OnlineStoreError, RocksDbOnlineStore, RocksDbOptions, RowCache, checkpoint_path,
+};
 use crate::settings::{OnlineStoreSettings, resolve};
 use crate::time::SystemClock;
 
@@ -101,7 +103,11 @@ impl ServerToCall {
 }
 
 impl Project {
-    fn online_store_path(&self) -> PathBuf {
+    pub fn new_checkpoint_path(&self) -> PathBuf {
+        checkpoint_path(&self.online_store_path())
+    }
+
+    pub fn online_store_path(&self) -> PathBuf {
         let OnlineStoreSettings::Rocksdb { path, .. } = &self.settings.online_store;
         PathBuf::from(resolve(&self.folder, path))
     }

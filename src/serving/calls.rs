@@ -48,6 +48,7 @@ pub const CALLS: &[Call] = &[
     always("asof.v1.Admin/SyncOnlineStore", Needs::Admin),
     always("asof.v1.Admin/FlushStreams", Needs::Admin),
     always("asof.v1.Admin/RebuildOnline", Needs::Admin),
+    always("asof.v1.Admin/Checkpoint", Needs::Admin),
     always("grpc.health.v1.Health/Check", Needs::Nothing),
     always("grpc.health.v1.Health/List", Needs::Nothing),
     always("grpc.health.v1.Health/Watch", Needs::Nothing),

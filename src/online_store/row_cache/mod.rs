@@ -22,6 +22,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -430,6 +431,10 @@ impl OnlineStore for RowCache {
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError> {
         self.store.note(name)
+    }
+
+    fn checkpoint(&self, folder: &Path) -> Result<(), OnlineStoreError> {
+        self.store.checkpoint(folder)
     }
 
     fn views(&self) -> Result<Vec<ViewId>, OnlineStoreError> {
