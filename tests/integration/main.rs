@@ -8,6 +8,7 @@ mod crash;
 mod files;
 mod kafka;
 mod refusals;
+mod security;
 mod server;
 mod stream_state;
 mod streams;

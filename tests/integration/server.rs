@@ -29,7 +29,11 @@ impl TestServer {
 
     /// A server that may end before it listens.
     pub fn try_start(folder: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
-        let mut process = spawn_server(folder, flags, environment);
+        Self::of(spawn_server(folder, flags, environment))
+    }
+
+    /// A server that is starting, with its standard output piped.
+    pub fn of(mut process: Child) -> Option<Self> {
         let mut text = String::new();
         for line in BufReader::new(process.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
