@@ -55,6 +55,14 @@ impl<T: ArrowPrimitiveType> Primitives<T> {
         self.nulls.append_null();
     }
 
+    #[inline]
+    pub fn append_option(&mut self, value: Option<T::Native>) {
+        match value {
+            Some(value) => self.append_value(value),
+            None => self.append_null(),
+        }
+    }
+
     fn finish(mut self) -> PrimitiveArray<T> {
         PrimitiveArray::new(self.values.into(), self.nulls.finish())
     }
