@@ -17,8 +17,8 @@ fn push(server: &TestServer, numbers: std::ops::Range<i64>) {
 
 /// Every feature of every key.
 fn answers(server: &TestServer) -> Value {
-    let (status, mut answer) =
-        server.post(&json!({"features": ["newest", "stats"], "entities": {"key": [0, 1, 2, 3, 4, 5, 6, 7]}, "now": NOW}));
+    let (status, mut answer) = server
+        .post(&json!({"features": ["newest", "stats"], "entities": {"key": [0, 1, 2, 3, 4, 5, 6, 7]}, "now": NOW}));
     assert_eq!(status, 200, "{answer}");
     answer["columns"].take()
 }
