@@ -116,6 +116,14 @@ impl TokenFile {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(TokenFile::default()),
             Err(source) => return Err(TokenError::Read { path: path.to_owned(), source }),
         };
+        Self::parse(&text, path)
+    }
+
+    /// `path` is for messages.
+    ///
+    /// # Errors
+    /// A text that is no file of tokens.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, TokenError> {
         let malformed = |problem: String| TokenError::Malformed { path: path.to_owned(), problem };
         // What is wrong is told without the text, which a message could carry to where it may be read.
         let file: TokenFile = serde_saphyr::from_str(&text)
