@@ -126,7 +126,7 @@ impl TokenFile {
     pub fn parse(text: &str, path: &Path) -> Result<Self, TokenError> {
         let malformed = |problem: String| TokenError::Malformed { path: path.to_owned(), problem };
         // What is wrong is told without the text, which a message could carry to where it may be read.
-        let file: TokenFile = serde_saphyr::from_str(&text)
+        let file: TokenFile = serde_saphyr::from_str(text)
             .map_err(|_| malformed("it has to be `tokens: [{name, role, views, sha256, created_at}, …]`".to_owned()))?;
         if let Some(entry) = file.tokens.iter().find(|entry| decode_hash(&entry.sha256).is_none()) {
             return Err(malformed(format!("the hash of `{}` is none", entry.name)));
