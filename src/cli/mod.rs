@@ -10,6 +10,7 @@ mod files;
 mod get_batch_features;
 mod get_online_features;
 mod init;
+mod json_log;
 mod list;
 mod materialize;
 mod online_access;
@@ -140,8 +141,11 @@ fn share_memory() {
 fn start_tracing() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ASOF_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off,asof=info"));
-    let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match std::env::var("ASOF_LOG_FORMAT").as_deref() {
+        Ok("json") => subscriber.with_ansi(false).event_format(json_log::JsonLines).init(),
+        _ => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {

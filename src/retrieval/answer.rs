@@ -305,6 +305,15 @@ impl OnlineAnswer {
         })
     }
 
+    /// When what holds of the first row became true, for each view that tells.
+    pub fn first_event_timestamps(&self) -> impl Iterator<Item = (&str, EventTimestamp)> {
+        self.resolved.views.iter().zip(&self.joined).filter_map(|(view, joined)| {
+            let instants = &joined.event_timestamps;
+            let micros = (!instants.is_empty() && instants.is_valid(0)).then(|| instants.value(0))?;
+            Some((view.view.name.as_str(), EventTimestamp::from_micros(micros)))
+        })
+    }
+
     /// The columns on their own.
     pub fn into_answer(self) -> Answer {
         let column = |output: &OutputColumn| column(output, &self.joined, &self.computed, self.rows);

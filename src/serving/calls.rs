@@ -50,7 +50,6 @@ pub const CALLS: &[Call] = &[
     always("asof.v1.Admin/RebuildOnline", Needs::Admin),
     always("asof.v1.Admin/Checkpoint", Needs::Admin),
     always("grpc.health.v1.Health/Check", Needs::Nothing),
-    always("grpc.health.v1.Health/List", Needs::Nothing),
     always("grpc.health.v1.Health/Watch", Needs::Nothing),
     always("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Reader),
     always("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Needs::Reader),

@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema};
@@ -24,7 +25,7 @@ use super::state::ServerState;
 use super::status::to_status;
 use super::tokens::Caller;
 use crate::definition::FeatureViewName;
-use crate::metrics::{ONLINE_REQUEST_ROWS, process_cpu_seconds};
+use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
     RequestColumns, ResolvedRequest, RetrievalError, TableVersion,
@@ -43,12 +44,31 @@ const INLINE_ROWS_MAX: usize = 256;
 pub struct FeatureStoreService {
     pub(super) state: Arc<ServerState>,
     request_rows: Histogram,
+    pub(super) stages: Stages,
+    answered: Arc<AtomicU64>,
 }
+
+/// Where the time of online requests goes.
+#[derive(Debug, Clone)]
+pub(super) struct Stages {
+    pub decode: Histogram,
+    read: Histogram,
+    pub encode: Histogram,
+}
+
+/// The age of values is recorded of one in so many online requests.
+const AGES_EVERY: u64 = 64;
 
 impl FeatureStoreService {
     /// After the recorder of the process is installed.
     pub(super) fn new(state: Arc<ServerState>) -> Self {
-        FeatureStoreService { state, request_rows: metrics::histogram!(ONLINE_REQUEST_ROWS) }
+        let stage = |stage: &'static str| metrics::histogram!(REQUEST_STAGE_SECONDS, "stage" => stage);
+        FeatureStoreService {
+            state,
+            request_rows: metrics::histogram!(ONLINE_REQUEST_ROWS),
+            stages: Stages { decode: stage("decode"), read: stage("read"), encode: stage("encode") },
+            answered: Arc::default(),
+        }
     }
 
     fn catalog(&self) -> Result<Arc<Catalog>, Status> {
@@ -107,17 +127,34 @@ impl FeatureStoreService {
         let catalog = self.catalog()?;
         let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
         caller.check_request(&resolved)?;
-        let state = Arc::clone(&self.state);
+        let (state, stages) = (Arc::clone(&self.state), self.stages.clone());
+        let with_ages = self.answered.fetch_add(1, Ordering::Relaxed) % AGES_EVERY == 0;
         let answer = move || {
+            let begun = Instant::now();
             let failed = |error: RetrievalError| to_status(error.kind(), &error);
             let columns = RequestColumns::new(&resolved, request.columns.clone()).map_err(failed)?;
             let answer = state.online.answer(&catalog, resolved, &columns, request.now).map_err(failed)?;
-            Ok(finish(&request, answer))
+            let read = Instant::now();
+            stages.read.record(read - begun);
+            if with_ages {
+                record_ages(&answer, request.now.unwrap_or_else(|| state.online.clock.now()));
+            }
+            let finished = finish(&request, answer);
+            stages.encode.record(read.elapsed());
+            Ok(finished)
         };
         if rows <= INLINE_ROWS_MAX {
             return answer();
         }
         tokio::task::spawn_blocking(answer).await.map_err(|error| Status::internal(error.to_string()))?
+    }
+}
+
+/// How old the first row of each view is.
+fn record_ages(answer: &OnlineAnswer, now: EventTimestamp) {
+    for (view, event_timestamp) in answer.first_event_timestamps() {
+        let age = now.micros().saturating_sub(event_timestamp.micros()) as f64 / 1e6;
+        metrics::histogram!(FEATURE_AGE_SECONDS, "view" => view.to_owned()).record(age);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::http::{Request as HttpRequest, Response as HttpResponse};
 use bytes::Bytes;
@@ -62,7 +63,10 @@ impl UnaryService<GetOnlineFeaturesRequest> for Answering {
             let caller = caller(request.extensions());
             let request = request.into_inner();
             let event_timestamps = request.event_timestamps;
-            let answer = feature_store.online(caller, online_request(request)?, move |request, answer| {
+            let begun = Instant::now();
+            let online = online_request(request)?;
+            feature_store.stages.decode.record(begun.elapsed());
+            let answer = feature_store.online(caller, online, move |request, answer| {
                 Bytes::from(encode_online_answer(request, &answer, event_timestamps))
             });
             Ok(Response::new(answer.await?))

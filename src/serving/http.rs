@@ -150,14 +150,14 @@ async fn render_metrics(State(gateway): State<Gateway>) -> Response {
 /// The body of `POST /v1/get-online-features`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OnlineBody {
+pub(super) struct OnlineBody {
     feature_service: Option<String>,
     #[serde(default)]
     features: Vec<String>,
     #[serde(default)]
-    entities: UniqueObject,
+    pub entities: UniqueObject,
     #[serde(default)]
-    request: UniqueObject,
+    pub request: UniqueObject,
     #[serde(default)]
     full_feature_names: bool,
     #[serde(default)]

@@ -25,7 +25,7 @@ use crate::time::EventTimestamp;
 
 /// The body of `POST /get-online-features`; what later versions of Feast add is left to them.
 #[derive(Debug, Deserialize)]
-struct FeastOnlineBody {
+pub(super) struct FeastOnlineBody {
     entities: UniqueObject,
     feature_service: Option<String>,
     #[serde(default)]
@@ -36,9 +36,9 @@ struct FeastOnlineBody {
 
 /// The body of `POST /push`.
 #[derive(Debug, Deserialize)]
-struct FeastPushBody {
+pub(super) struct FeastPushBody {
     push_source_name: String,
-    df: UniqueObject,
+    pub df: UniqueObject,
     to: Option<String>,
 }
 
@@ -158,7 +158,7 @@ async fn push_columns(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result
 }
 
 /// Columns turned into rows.
-fn rows_of(columns: &UniqueObject) -> Result<Vec<Map<String, Value>>, Status> {
+pub(super) fn rows_of(columns: &UniqueObject) -> Result<Vec<Map<String, Value>>, Status> {
     let mut rows: Option<Vec<Map<String, Value>>> = None;
     for (name, values) in &columns.0 {
         let values = as_array(name, values)?;

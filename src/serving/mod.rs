@@ -16,6 +16,8 @@ pub mod calls;
 pub mod columns;
 mod entrance;
 mod follow;
+#[cfg(test)]
+mod fuzz_targets;
 mod grpc;
 mod grpc_online;
 mod http;

@@ -116,9 +116,17 @@ impl TokenFile {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(TokenFile::default()),
             Err(source) => return Err(TokenError::Read { path: path.to_owned(), source }),
         };
+        Self::parse(&text, path)
+    }
+
+    /// `path` is for messages.
+    ///
+    /// # Errors
+    /// A text that is no file of tokens.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, TokenError> {
         let malformed = |problem: String| TokenError::Malformed { path: path.to_owned(), problem };
         // What is wrong is told without the text, which a message could carry to where it may be read.
-        let file: TokenFile = serde_saphyr::from_str(&text)
+        let file: TokenFile = serde_saphyr::from_str(text)
             .map_err(|_| malformed("it has to be `tokens: [{name, role, views, sha256, created_at}, …]`".to_owned()))?;
         if let Some(entry) = file.tokens.iter().find(|entry| decode_hash(&entry.sha256).is_none()) {
             return Err(malformed(format!("the hash of `{}` is none", entry.name)));

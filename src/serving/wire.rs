@@ -315,3 +315,124 @@ fn put_varint(out: &mut Vec<u8>, mut number: u64) {
 fn varint_len(number: u64) -> usize {
     (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::builder::{Int64Builder, ListBuilder, MapBuilder, StringBuilder};
+    use arrow::array::{
+        BinaryArray, BooleanArray, Date32Array, Float32Array, Float64Array, Int32Array, Int64Array, StringArray,
+        TimestampMicrosecondArray, new_null_array,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::point_in_time_join::{JoinedView, feature_statuses};
+    use crate::retrieval::AnswerColumn;
+    use crate::serving::columns::encode_answer;
+    use crate::serving::pb::GetOnlineFeaturesResponse;
+
+    /// An array of each type, with these numbers as its values.
+    fn arrays(values: &[Option<i64>]) -> Vec<ArrayRef> {
+        let numbers = || values.iter().copied();
+        let texts: Vec<Option<String>> =
+            numbers().map(|n| n.map(|n| "ü".repeat(n.unsigned_abs() as usize % 200))).collect();
+        let mut lists = ListBuilder::new(Int64Builder::new());
+        let mut maps = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+        for value in values {
+            if let Some(number) = value {
+                lists.values().append_option((number % 2 == 0).then_some(*number));
+                maps.keys().append_value("k");
+                maps.values().append_value(*number);
+            }
+            lists.append(value.is_some());
+            maps.append(value.is_some()).unwrap();
+        }
+        vec![
+            Arc::new(numbers().map(|n| n.map(|n| n % 2 == 0)).collect::<BooleanArray>()),
+            Arc::new(numbers().map(|n| n.map(|n| n as i32)).collect::<Int32Array>()),
+            Arc::new(numbers().map(|n| n.map(|n| n as i32)).collect::<Date32Array>()),
+            Arc::new(numbers().collect::<Int64Array>()),
+            Arc::new(numbers().collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+            Arc::new(numbers().map(|n| n.map(|n| n as f32)).collect::<Float32Array>()),
+            Arc::new(numbers().map(|n| n.map(|n| n as f64)).collect::<Float64Array>()),
+            Arc::new(StringArray::from_iter(texts.iter().map(Option::as_deref))),
+            Arc::new(BinaryArray::from_iter(texts.iter().map(|text| text.as_deref().map(str::as_bytes)))),
+            Arc::new(lists.finish()),
+            Arc::new(maps.finish()),
+        ]
+    }
+
+    fn decoded(column: &Column<'_>) -> crate::serving::pb::Column {
+        let mut out = Vec::new();
+        put_column(&mut out, column);
+        let response = GetOnlineFeaturesResponse::decode(out.as_slice()).unwrap();
+        // Nothing is left over, and nothing is written otherwise than an encoder of the messages does.
+        assert_eq!(response.encode_to_vec(), out);
+        response.columns.into_iter().next().unwrap()
+    }
+
+    fn row_status() -> impl Strategy<Value = RowStatus> {
+        prop_oneof![4 => Just(RowStatus::Found), 1 => Just(RowStatus::NotFound), 1 => Just(RowStatus::OutsideMaxAge)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn columns_are_written_as_an_encoder_of_the_messages_writes_them(
+            rows in prop::collection::vec((prop::option::weighted(0.8, any::<i64>()), row_status()), 0..40),
+            with_nulls in any::<bool>(),
+            event_timestamps in any::<bool>(),
+        ) {
+            let values: Vec<Option<i64>> =
+                rows.iter().map(|(value, _)| if with_nulls { *value } else { value.or(Some(7)) }).collect();
+            let statuses: Vec<RowStatus> = rows.iter().map(|(_, status)| *status).collect();
+            let instants: TimestampMicrosecondArray =
+                values.iter().copied().collect::<TimestampMicrosecondArray>().with_timezone("UTC");
+            for array in arrays(&values) {
+                prop_assert_eq!(decoded(&Column::of_entity("key", &array)), encode_column("key", &array));
+                let value_type = value_type_of(array.data_type()).unwrap();
+                let joined = JoinedView {
+                    features: vec![array.clone()],
+                    statuses: statuses.clone(),
+                    event_timestamps: instants.clone(),
+                };
+                let expected = AnswerColumn {
+                    name: "f".to_owned(),
+                    value_type: value_type.clone(),
+                    values: array.clone(),
+                    statuses: feature_statuses(&joined, 0),
+                    event_timestamps: instants.clone(),
+                };
+                let column = AnswerRef {
+                    name: "f",
+                    value_type: &value_type,
+                    values: &array,
+                    statuses: StatusesRef::Rows(&statuses),
+                    event_timestamps: Some(&instants),
+                };
+                let found = decoded(&Column::of_feature(&column, event_timestamps));
+                prop_assert_eq!(found, encode_answer(&expected, event_timestamps));
+            }
+        }
+    }
+
+    #[test]
+    fn a_computed_column_has_no_times() {
+        let array: ArrayRef = Arc::new(Float64Array::from(vec![Some(1.0), None]));
+        let column = AnswerRef {
+            name: "f",
+            value_type: &ValueType::Float64,
+            values: &array,
+            statuses: StatusesRef::Computed { rows: 2 },
+            event_timestamps: None,
+        };
+        let found = decoded(&Column::of_feature(&column, true));
+        assert_eq!(found.statuses, [FeatureStatus::Present as i32, FeatureStatus::NullValue as i32]);
+        assert_eq!((found.event_timestamps, found.event_timestamps_validity), (vec![0, 0], vec![0].into()));
+        let nulls = new_null_array(&DataType::Float64, 2);
+        assert_eq!(decoded(&Column::of_entity("k", &nulls)), encode_column("k", &nulls));
+    }
+}

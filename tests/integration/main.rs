@@ -7,6 +7,7 @@ mod command;
 mod crash;
 mod files;
 mod kafka;
+mod operations;
 mod refusals;
 mod security;
 mod server;
