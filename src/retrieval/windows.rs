@@ -106,6 +106,10 @@ impl Reader<'_> {
             Some(filter) => frame.filter(filter)?,
             None => frame,
         };
+        let frame = match self.useful_keys(view, spine) {
+            Some(filter) => frame.filter(filter)?,
+            None => frame,
+        };
         let spec = AggregatedViewSpec {
             name: view.view.name.clone(),
             spine_keys: self.spine_keys(view, spine),
