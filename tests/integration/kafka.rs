@@ -29,7 +29,7 @@ pub fn produce(producer: &BaseProducer, numbers: std::ops::Range<i64>) {
         producer.send(record).unwrap();
         producer.poll(Duration::ZERO);
     }
-    producer.flush(Duration::from_secs(10)).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
 }
 
 fn stream_of(server: &TestServer) -> Value {
