@@ -11,7 +11,7 @@ use super::IngestionError;
 use crate::arrow_types::{arrow_field, arrow_type};
 use crate::compile::adapt_values;
 use crate::definition::{Field, Source, SourceName, nearest};
-use crate::text_files::{json_values, parse_values};
+use crate::text_files::{BadObject, json_values, parse_values};
 
 /// What becomes of keys that the source does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,10 @@ impl EventSchema {
             (None, UnknownKeys::Ignore) => Ok(None),
             (None, UnknownKeys::Refuse) => Err(self.unknown_column(key).to_string()),
         };
-        parse_values(text, self.columns.len(), &place)?.map_err(|column| self.sent_twice(column))
+        parse_values(text, self.columns.len(), &place).map_err(|bad| match bad {
+            BadObject::Text(problem) => problem,
+            BadObject::Twice(column) => self.sent_twice(column),
+        })
     }
 
     /// The object's values by the names used here.

@@ -72,15 +72,25 @@ fn problem_of(error: &serde_json::Error) -> String {
 /// Unlike [`parse_object`] it keeps no keys.
 ///
 /// # Errors
-/// What is wrong with the text, a key that `place` refuses, or the place that two keys have.
+/// A text that is no object, a key that `place` refuses, or two keys of one place.
 pub fn parse_values(
     text: &[u8],
     places: usize,
     place: &dyn Fn(&str) -> Result<Option<usize>, String>,
-) -> Result<Result<Vec<Option<Value>>, usize>, String> {
+) -> Result<Vec<Option<Value>>, BadObject> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let values = deserializer.deserialize_map(Values { places, place });
-    values.and_then(|values| deserializer.end().map(|()| values)).map_err(|error| problem_of(&error))
+    let values = values.and_then(|values| deserializer.end().map(|()| values));
+    values.map_err(|error| BadObject::Text(problem_of(&error)))?.map_err(BadObject::Twice)
+}
+
+/// Why a text gives no values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadObject {
+    /// What is wrong with it.
+    Text(String),
+    /// The place that two of its keys have.
+    Twice(usize),
 }
 
 struct Values<'a> {
@@ -474,17 +484,19 @@ mod tests {
             _ => Ok(None),
         };
         let parse = |text: &str| parse_values(text.as_bytes(), 2, &place);
+        let wrong = |problem: &str| Err(BadObject::Text(problem.to_owned()));
         assert_eq!(
             parse("{\"b\": 9007199254740993, \"x\": {\"a\": [1]}}"),
-            Ok(Ok(vec![None, Some(json!(9_007_199_254_740_993_i64))]))
+            Ok(vec![None, Some(json!(9_007_199_254_740_993_i64))])
         );
-        assert_eq!(parse(" {\"\\u0061\": \"\\u00fc\"} "), Ok(Ok(vec![Some(json!("ü")), None])));
-        assert_eq!(parse("{\"theirs\": null, \"a\": 1}"), Ok(Err(0)));
-        assert_eq!(parse("{\"bad\": 1}"), Err("no `bad`".to_owned()));
-        assert_eq!(parse("[1]"), Err("not a JSON object".to_owned()));
-        assert_eq!(parse("5"), Err("not a JSON object".to_owned()));
+        assert_eq!(parse(" {\"\\u0061\": \"\\u00fc\"} "), Ok(vec![Some(json!("ü")), None]));
+        assert_eq!(parse("{\"theirs\": null, \"a\": 1}"), Err(BadObject::Twice(0)));
+        assert_eq!(parse("{\"bad\": 1}"), wrong("no `bad`"));
+        assert_eq!(parse("[1]"), wrong("not a JSON object"));
+        assert_eq!(parse("5"), wrong("not a JSON object"));
         for text in ["", "{", "{\"a\": 1} 2", "{\"a\": \"\u{7}\"}", "{\"a\": 01}", "{a: 1}"] {
-            assert!(parse(text).unwrap_err().starts_with("not JSON: "), "{text}");
+            let problem = parse(text).unwrap_err();
+            assert!(matches!(&problem, BadObject::Text(text) if text.starts_with("not JSON: ")), "{text}: {problem:?}");
         }
         assert!(parse_values(b"{\"a\": \"\xff\"}", 2, &place).is_err());
     }
