@@ -118,7 +118,7 @@ impl ServerState {
     /// Whether the streams of this version of the registry are not open.
     pub(super) fn streams_are_behind(&self, registry: &RegistryVersion) -> bool {
         match self.ingestion() {
-            Some(ingestion) => ingestion.registry_version() != Some(registry.version),
+            Some(ingestion) => ingestion.registry_version() != Some(registry.version) || self.topics.are_behind(),
             None => registry.definitions.sources.iter().any(|source| source.stream.is_some()),
         }
     }
