@@ -39,6 +39,8 @@ pub mod materialization;
 pub mod retrieval;
 pub mod stream_ingestion;
 
+pub mod prediction;
+
 pub mod serving;
 
 pub mod cli;

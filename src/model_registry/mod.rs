@@ -16,6 +16,7 @@ mod golden;
 mod live;
 mod mlflow;
 mod models;
+mod register;
 mod store;
 
 pub use binding::{BoundInput, Column, InputSource, RequestedInput, Scalar, SignatureRequest, bind};
@@ -25,6 +26,7 @@ pub use golden::{GOLDEN_TOLERANCE, GoldenRow, check_golden};
 pub use live::{BrokenModel, broken_models};
 pub use mlflow::{MlflowModel, read_mlflow};
 pub use models::{ModelReference, Models, RegisteredModel};
+pub use register::{Registration, prepare};
 pub use store::{ModelRegistry, NewModel};
 
 /// The alias that the first version of a model gets, and that a reference without one means.

@@ -36,6 +36,8 @@ pub enum EventKind {
     Accepted,
     /// What was not: when it came in, why it was refused, its bytes.
     DeadLetters,
+    /// What was predicted of what.
+    Predictions,
 }
 
 impl fmt::Display for EventKind {
@@ -43,6 +45,7 @@ impl fmt::Display for EventKind {
         f.write_str(match self {
             EventKind::Accepted => "event table",
             EventKind::DeadLetters => "dead-letter table",
+            EventKind::Predictions => "prediction log",
         })
     }
 }
@@ -52,6 +55,7 @@ impl EventKind {
         match self {
             EventKind::Accepted => "sources",
             EventKind::DeadLetters => "dead_letters",
+            EventKind::Predictions => "predictions",
         }
     }
 }

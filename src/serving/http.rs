@@ -1,5 +1,7 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -40,6 +42,7 @@ pub(super) fn router(
     in_flight: InFlight,
 ) -> Router {
     Router::new()
+        .merge(super::prediction::router(Arc::clone(&service.state)))
         .route("/v1/get-online-features", post(get_online_features))
         .route("/v1/push", post(push))
         .route_layer(from_fn_with_state(in_flight, bound_http))
@@ -94,7 +97,7 @@ async fn get_online_features(State(gateway): State<Gateway>, body: Result<Bytes,
     }
 }
 
-fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> Response {
+pub(super) fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> Response {
     let message = match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             format!("the body has more than the {body_bytes_max} bytes that the server takes; send fewer rows at once")

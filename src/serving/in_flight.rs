@@ -13,12 +13,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use super::http::failure;
-use super::pb::feature_store_server::SERVICE_NAME;
+use super::pb::{feature_store_server, prediction_server};
+use super::prediction::inference_pb::grpc_inference_service_server;
 use super::watched_body::{Watch, watched};
 
 /// Tells clients of gRPC that the call may be made again, and after how many milliseconds.
 const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const RETRY_PUSHBACK_MS: HeaderValue = HeaderValue::from_static("50");
+
+/// The services whose calls count.
+const BOUNDED: [&str; 3] =
+    [feature_store_server::SERVICE_NAME, prediction_server::SERVICE_NAME, grpc_inference_service_server::SERVICE_NAME];
 
 #[derive(Debug, Clone)]
 pub(super) struct InFlight {
@@ -54,7 +59,7 @@ pub(super) async fn bound_http(State(in_flight): State<InFlight>, request: Reque
 /// Admits a call of the feature store, or answers RESOURCE_EXHAUSTED.
 pub(super) async fn bound_grpc(State(in_flight): State<InFlight>, request: Request, next: Next) -> Response {
     let service = request.uri().path().trim_start_matches('/').split('/').next();
-    if service != Some(SERVICE_NAME) {
+    if !service.is_some_and(|service| BOUNDED.contains(&service)) {
         return next.run(request).await;
     }
     match in_flight.enter() {

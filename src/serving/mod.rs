@@ -18,6 +18,7 @@ mod http;
 mod in_flight;
 mod ipc;
 pub mod json;
+pub mod prediction;
 mod push;
 mod record;
 mod server;

@@ -20,7 +20,7 @@ use super::pb::admin_server::AdminServer;
 use super::pb::feature_store_server::FeatureStoreServer;
 use super::record::record_grpc;
 use super::state::ServerState;
-use super::{follow, http, pb};
+use super::{follow, http, pb, prediction};
 use crate::error::ErrorKind;
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 
@@ -102,6 +102,7 @@ impl Server {
             tracing::warn!(error = error.as_ref(), "the registry cannot be followed");
         }
         let follower = tokio::spawn(follow::follow(Arc::clone(&state)));
+        let model_follower = prediction::start_following(&state).await;
         let repair = Arc::clone(&state);
         state.workers.spawn(async move {
             // What a job committed and did not live to upload.
@@ -122,6 +123,8 @@ impl Server {
         let gateway = tokio::spawn(serve_http(http, router, stopped.clone()));
         serve_grpc(grpc, service, in_flight, stopped).await?;
         follower.abort();
+        model_follower.abort();
+        state.prediction.close().await;
         upkeep.abort();
         gateway.await.map_err(|error| ServeError::Http(std::io::Error::other(error)))?
     }
@@ -168,6 +171,7 @@ async fn grpc_routes(service: FeatureStoreService) -> Result<Routes, ServeError>
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let admin = AdminServer::new(AdminService { state: Arc::clone(&service.state) });
+    let (prediction, inference) = prediction::grpc_services(&service.state);
     let feature_store = FeatureStoreServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -179,6 +183,8 @@ async fn grpc_routes(service: FeatureStoreService) -> Result<Routes, ServeError>
         // Older clients know the service by this version only.
         .add_service(reflection().build_v1alpha()?)
         .add_service(admin)
+        .add_service(prediction)
+        .add_service(inference)
         .add_service(feature_store))
 }
 

@@ -45,6 +45,7 @@ impl Record {
         let mut body = vec![match self.kind {
             EventKind::Accepted => 0,
             EventKind::DeadLetters => 1,
+            EventKind::Predictions => 2,
         }];
         body.extend_from_slice(&self.received_at.micros().to_le_bytes());
         put_text(self.source.as_str(), &mut body);
@@ -66,6 +67,7 @@ impl Record {
         let kind = match kind {
             0 => EventKind::Accepted,
             1 => EventKind::DeadLetters,
+            2 => EventKind::Predictions,
             _ => return None,
         };
         let received_at = EventTimestamp::from_micros(i64::from_le_bytes(take(&mut rest)?));
