@@ -37,6 +37,8 @@ pub enum EventKind {
     Accepted,
     /// What was not: when it came in, why it was refused, its bytes.
     DeadLetters,
+    /// What was predicted of what.
+    Predictions,
 }
 
 impl fmt::Display for EventKind {
@@ -44,6 +46,7 @@ impl fmt::Display for EventKind {
         f.write_str(match self {
             EventKind::Accepted => "event table",
             EventKind::DeadLetters => "dead-letter table",
+            EventKind::Predictions => "prediction log",
         })
     }
 }
@@ -53,6 +56,7 @@ impl EventKind {
         match self {
             EventKind::Accepted => "sources",
             EventKind::DeadLetters => "dead_letters",
+            EventKind::Predictions => "predictions",
         }
     }
 }
