@@ -10,10 +10,11 @@ use crate::definition::DefinitionErrors;
 use crate::error::ErrorKind;
 use crate::materialization::MaterializationError;
 use crate::offline_store::OfflineStoreError;
-use crate::online_store::OnlineStoreError;
+use crate::online_store::{OnlineStoreError, SnapshotError};
 use crate::registry::RegistryError;
 use crate::retrieval::RetrievalError;
 use crate::serving::ServeError;
+use crate::serving::tokens::TokenError;
 use crate::stream_ingestion::IngestionError;
 use crate::time::TimeError;
 
@@ -67,6 +68,10 @@ pub enum CliError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
+    Tokens(#[from] TokenError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
     Engine(#[from] Box<datafusion::error::DataFusionError>),
 }
 
@@ -92,6 +97,8 @@ impl CliError {
             CliError::Ingestion(error) => error.kind(),
             CliError::Retrieval(error) => error.kind(),
             CliError::Serve(error) => error.kind(),
+            CliError::Tokens(error) => error.kind(),
+            CliError::Snapshot(error) => error.kind(),
         }
     }
 }

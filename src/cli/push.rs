@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::CliError;
-use super::online_access::OnlineAccess;
+use super::online_access::{Connection, OnlineAccess};
 use super::output::Output;
 use super::project::Project;
 use crate::compile::Compiler;
@@ -159,7 +159,7 @@ async fn push_here(
 }
 
 async fn push_to_server(
-    channel: tonic::transport::Channel,
+    channel: Connection,
     source: &Source,
     frame: DataFrame,
     wait_for: WaitFor,

@@ -39,8 +39,9 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     let options = ServerOptions {
         grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
         http: arguments.http.unwrap_or(project.settings.server.http),
+        insecure: arguments.insecure,
     };
-    serve(project, options, arguments.allow_request_time, arguments.insecure, arguments.stop_with_stdin, output).await
+    serve(project, options, arguments.allow_request_time, arguments.stop_with_stdin, output).await
 }
 
 /// Serves at these addresses until the process is asked to end.
@@ -48,7 +49,6 @@ pub(super) async fn serve(
     project: Project,
     options: ServerOptions,
     allow_request_time: bool,
-    insecure: bool,
     stop_with_stdin: bool,
     output: Output,
 ) -> Result<(), CliError> {
@@ -58,7 +58,7 @@ pub(super) async fn serve(
         project.folder.clone(),
         project.registry()?,
         project.offline_store()?,
-        project.open_online_store()?,
+        project.serving_store()?,
         project.engine()?,
         Arc::new(SystemClock),
         allow_request_time,
@@ -66,11 +66,14 @@ pub(super) async fn serve(
         project.stream_log_path(),
     ));
     let streams = Arc::clone(&state);
-    let server = Server::bind(state, options, insecure).await?;
+    let server = Server::bind(state, options).await?;
     let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };
+    let (own, token) = server.own_address().map_err(failed)?;
     let address = ServerAddress {
         grpc: server.grpc_address().map_err(failed)?.to_string(),
         http: server.http_address().map_err(failed)?.to_string(),
+        own: own.to_string(),
+        token,
         process: std::process::id(),
     };
     project.write_server_address(&address).map_err(failed)?;

@@ -74,7 +74,8 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
     output.document(&json!({
         "project": project.settings.project,
         "registry_version": applied.version,
-        "server": server,
+        // Without the token that stands beside them.
+        "server": server.map(|server| json!({"grpc": server.grpc, "http": server.http, "process": server.process})),
         "views": documents,
         "streams": streams.iter().map(stream_document).collect::<Vec<_>>(),
     }));

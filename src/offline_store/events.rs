@@ -20,7 +20,7 @@ use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
 use url::Url;
 
-use super::replace::{delta_schema, is_conflict, new_writer};
+use super::replace::{create_table, delta_schema, is_conflict, new_writer};
 use super::{OfflineStore, OfflineStoreError, table_exists};
 use crate::definition::SourceName;
 
@@ -368,24 +368,8 @@ impl OfflineStore {
             return Ok(table);
         }
         let failed = |source| failed(kind, name, "created")(source);
-        let columns = delta_schema(schema).map_err(failed)?;
-        if self.root.scheme() == "file"
-            && let Ok(path) = self.event_url(kind, name).to_file_path()
-        {
-            std::fs::create_dir_all(path).map_err(|source| failed(DeltaTableError::Io { source }))?;
-        }
         let table = self.unloaded_events(kind, name).map_err(failed)?;
-        let created = table
-            .create()
-            .with_table_name(name.as_str())
-            .with_columns(columns.fields().cloned())
-            .with_save_mode(SaveMode::Ignore)
-            .await;
-        match created {
-            Ok(_) => {}
-            Err(error) if is_conflict(&error) => {}
-            Err(error) => return Err(failed(error)),
-        }
+        create_table(table, name.as_str(), schema).await.map_err(failed)?;
         self.event_table(kind, name).await?.ok_or_else(|| failed(DeltaTableError::NotInitialized))
     }
 }

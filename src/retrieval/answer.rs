@@ -11,11 +11,11 @@ use arrow::datatypes::{DataType, Float64Type};
 use base64::Engine;
 
 use super::RetrievalError;
-use super::resolve::{OnDemandInput, Origin, ResolvedRequest};
+use super::resolve::{OnDemandInput, Origin, OutputColumn, ResolvedOnDemand, ResolvedRequest};
 use crate::arrow_types::arrow_type;
 use crate::compile::{TypeMismatch, adapt_array, adapt_values};
 use crate::definition::{Field, ValueType, nearest};
-use crate::point_in_time_join::{FeatureStatus, JoinedView, feature_statuses};
+use crate::point_in_time_join::{FeatureStatus, JoinedView, RowStatus, feature_statuses};
 use crate::time::EventTimestamp;
 
 /// The columns that a request sends, checked against what it asks for.
@@ -190,46 +190,136 @@ fn column_value(field: &Field, row: usize, problem: String) -> RetrievalError {
     RetrievalError::ColumnValue { column: field.name.clone(), row, problem }
 }
 
-/// Puts the answer's columns together, in the order asked; evaluates on-demand features.
+/// The outputs of each on-demand view, by position.
+pub(super) type Computed = Vec<Vec<ArrayRef>>;
+
+/// Evaluates on-demand features.
 ///
 /// # Shapes
 /// `joined`: one a view of `resolved`, each with its features and as many rows as the request.
+pub(super) fn evaluate(
+    resolved: &ResolvedRequest,
+    joined: &[JoinedView],
+    request: &RequestColumns,
+) -> Result<Computed, RetrievalError> {
+    let evaluate = |on_demand: &ResolvedOnDemand| {
+        let input = |input: &OnDemandInput| match input {
+            OnDemandInput::Request(name) => request.typed(name).clone(),
+            OnDemandInput::Feature { view, feature } => joined[*view].features[*feature].clone(),
+        };
+        Ok(on_demand.plan.evaluate(on_demand.inputs.iter().map(input).collect(), request.rows())?)
+    };
+    resolved.on_demand.iter().map(evaluate).collect()
+}
+
+/// Puts the answer's columns together, in the order asked; evaluates on-demand features.
+///
+/// # Shapes
+/// As of [`evaluate`].
 pub(super) fn assemble(
     resolved: &ResolvedRequest,
     joined: &[JoinedView],
     request: &RequestColumns,
 ) -> Result<Vec<AnswerColumn>, RetrievalError> {
-    let rows = request.rows();
+    let computed = evaluate(resolved, joined, request)?;
+    Ok(resolved.outputs.iter().map(|output| column(output, joined, &computed, request.rows())).collect())
+}
+
+fn column(output: &OutputColumn, joined: &[JoinedView], computed: &Computed, rows: usize) -> AnswerColumn {
     // Where nobody asks, the views tell no statuses.
     let with_statuses = joined.iter().all(|view| view.statuses.len() == rows);
-    let mut computed = Vec::with_capacity(resolved.on_demand.len());
-    for on_demand in &resolved.on_demand {
-        let input = |input: &OnDemandInput| match input {
-            OnDemandInput::Request(name) => request.typed(name).clone(),
-            OnDemandInput::Feature { view, feature } => joined[*view].features[*feature].clone(),
-        };
-        computed.push(on_demand.plan.evaluate(on_demand.inputs.iter().map(input).collect(), rows)?);
-    }
-    let column = |output: &super::OutputColumn| {
-        let (values, statuses, event_timestamps) = match output.origin {
-            Origin::View { view, feature } => (
-                joined[view].features[feature].clone(),
-                feature_statuses(&joined[view], feature),
-                joined[view].event_timestamps.clone(),
-            ),
-            Origin::OnDemand { on_demand, output } => {
-                let values = computed[on_demand][output].clone();
-                let (statuses, instants) = match with_statuses {
-                    true => (computed_statuses(&values), no_instants(rows)),
-                    false => (Vec::new(), no_instants(0)),
-                };
-                (values, statuses, instants)
-            }
-        };
-        let value_type = output.field.value_type.clone();
-        AnswerColumn { name: output.name.clone(), value_type, values, statuses, event_timestamps }
+    let (values, statuses, event_timestamps) = match output.origin {
+        Origin::View { view, feature } => (
+            joined[view].features[feature].clone(),
+            feature_statuses(&joined[view], feature),
+            joined[view].event_timestamps.clone(),
+        ),
+        Origin::OnDemand { on_demand, output } => {
+            let values = computed[on_demand][output].clone();
+            let (statuses, instants) = match with_statuses {
+                true => (computed_statuses(&values), no_instants(rows)),
+                false => (Vec::new(), no_instants(0)),
+            };
+            (values, statuses, instants)
+        }
     };
-    Ok(resolved.outputs.iter().map(column).collect())
+    let value_type = output.field.value_type.clone();
+    AnswerColumn { name: output.name.clone(), value_type, values, statuses, event_timestamps }
+}
+
+/// An online answer as it was read: its columns are looked at where they stand.
+#[derive(Debug)]
+pub struct OnlineAnswer {
+    pub(super) resolved: Arc<ResolvedRequest>,
+    pub(super) joined: Vec<JoinedView>,
+    pub(super) computed: Computed,
+    pub(super) rows: usize,
+    pub registry_version: u64,
+}
+
+/// A column of an [`OnlineAnswer`].
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerRef<'a> {
+    pub name: &'a str,
+    pub value_type: &'a ValueType,
+    pub values: &'a ArrayRef,
+    pub statuses: StatusesRef<'a>,
+    /// None: a computed feature has none.
+    pub event_timestamps: Option<&'a TimestampMicrosecondArray>,
+}
+
+/// What the statuses of a column follow from, together with its nulls.
+#[derive(Debug, Clone, Copy)]
+pub enum StatusesRef<'a> {
+    /// Those of the view's rows.
+    Rows(&'a [RowStatus]),
+    /// A computed value is there or null.
+    Computed { rows: usize },
+}
+
+impl OnlineAnswer {
+    /// How many columns there are.
+    pub fn len(&self) -> usize {
+        self.resolved.outputs.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.resolved.outputs.is_empty()
+    }
+
+    /// In the order asked.
+    pub fn columns(&self) -> impl Iterator<Item = AnswerRef<'_>> {
+        self.resolved.outputs.iter().map(|output| {
+            let (values, statuses, event_timestamps) = match output.origin {
+                Origin::View { view, feature } => {
+                    let joined = &self.joined[view];
+                    let statuses = StatusesRef::Rows(&joined.statuses);
+                    (&joined.features[feature], statuses, Some(&joined.event_timestamps))
+                }
+                Origin::OnDemand { on_demand, output } => {
+                    (&self.computed[on_demand][output], StatusesRef::Computed { rows: self.rows }, None)
+                }
+            };
+            let (name, value_type) = (&output.name, &output.field.value_type);
+            AnswerRef { name, value_type, values, statuses, event_timestamps }
+        })
+    }
+
+    /// When what holds of the first row became true, for each view that tells.
+    pub fn first_event_timestamps(&self) -> impl Iterator<Item = (&str, EventTimestamp)> {
+        self.resolved.views.iter().zip(&self.joined).filter_map(|(view, joined)| {
+            let instants = &joined.event_timestamps;
+            let micros = (!instants.is_empty() && instants.is_valid(0)).then(|| instants.value(0))?;
+            Some((view.view.name.as_str(), EventTimestamp::from_micros(micros)))
+        })
+    }
+
+    /// The columns on their own.
+    pub fn into_answer(self) -> Answer {
+        let column = |output: &OutputColumn| column(output, &self.joined, &self.computed, self.rows);
+        let columns = self.resolved.outputs.iter().map(column).collect();
+        Answer { columns, registry_version: self.registry_version }
+    }
 }
 
 fn computed_statuses(values: &ArrayRef) -> Vec<FeatureStatus> {

@@ -93,7 +93,7 @@ pub struct TableVersion {
 }
 
 /// Where one view's rows are read from.
-enum ViewRows {
+pub(super) enum ViewRows {
     Table(Arc<OpenTable>),
     /// What its stream brought is all there is.
     Events,
@@ -169,13 +169,13 @@ pub(super) struct Reader<'a> {
     pub request: &'a BatchRequest,
     pub resolved: &'a ResolvedRequest,
     pub context: SessionContext,
-    compiler: Compiler,
+    pub(super) compiler: Compiler,
     /// Of views that streams feed: their rows out of archived events.
-    event_compiler: Compiler,
+    pub(super) event_compiler: Compiler,
     /// The tables of archived events that are read.
     events: Vec<EventTable>,
     /// One a view of `resolved`.
-    rows: Vec<ViewRows>,
+    pub(super) rows: Vec<ViewRows>,
 }
 
 /// The tables of a request's views. A view that is asked twice is read at one version.

@@ -28,7 +28,7 @@ use crate::online_store::OnlineStoreError;
 use crate::point_in_time_join::JoinError;
 use crate::time::EventTimestamp;
 
-pub use answer::{Answer, AnswerColumn, RequestColumns, key_array};
+pub use answer::{Answer, AnswerColumn, AnswerRef, OnlineAnswer, RequestColumns, StatusesRef, key_array};
 pub use batch::{AskedTimes, BatchAnswer, BatchPlan, BatchRequest, BatchRetrieval, TableVersion};
 pub use online::{OnlineRequest, OnlineRetrieval};
 pub use resolve::{Catalog, FeatureSelection, Origin, OutputColumn, ResolvedRequest, ResolvedView};

@@ -10,9 +10,10 @@ use crate::engine::Engine;
 use crate::materialization::{MaterializationError, SyncedView, forget_position, sync_view};
 use crate::offline_store::OfflineStore;
 use crate::online_store::OnlineStore;
+use crate::online_store::checkpoint_path;
 use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog, OnlineRetrieval};
-use crate::settings::{OnlineStoreSettings, Settings};
+use crate::settings::{OnlineStoreSettings, Settings, resolve};
 use crate::stream_ingestion::{Ingestion, IngestionError, Stores, Topics};
 use crate::time::Clock;
 
@@ -72,6 +73,12 @@ impl ServerState {
             stream_log,
             follow_lock: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// A folder beside the online store that is not there yet.
+    pub(super) fn new_checkpoint_path(&self) -> PathBuf {
+        let OnlineStoreSettings::Rocksdb { path, .. } = &self.settings.online_store;
+        checkpoint_path(&PathBuf::from(resolve(&self.batch.project, path)))
     }
 
     /// What requests are answered from; None before the first apply.

@@ -18,7 +18,7 @@ use crate::online_store::{
     EncodedKeys, KeyEncoder, OnlineStore, OnlineStoreError, SchemaVersion, StreamChanges, TileLayout, Together,
     ValueEncoder, ViewId, encode_rows, tile_start, version_key,
 };
-use crate::tile::{Column, Event, Partial, values};
+use crate::tile::{Column, Partial, values};
 use crate::time::EventTimestamp;
 
 /// Bytes of the tiles that a view asked for of late, about. As many of those before them are kept.
@@ -307,15 +307,10 @@ fn narrowest_tiles<'k>(
     for row in 0..prefixes.len() {
         let Some(key) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };
         let time = instants.events.value(row);
+        let created = instants.created.is_valid(row).then(|| instants.created.value(row));
         let partials = tiles.entry((key, tile_start(time, *width))).or_insert_with(|| layout.empty_tile());
         for (part, partial) in layout.parts.iter().zip(partials) {
-            let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
-            partial.update(&Event {
-                event_timestamp: time,
-                created_timestamp: instants.created.is_valid(row).then(|| instants.created.value(row)),
-                value: value(part.input),
-                bucket: value(part.by),
-            });
+            partial.update(&part.event(columns, row, (time, created)));
         }
     }
     tiles
