@@ -30,6 +30,9 @@ pub struct ServeArguments {
     /// Listen on addresses that others can reach, though nobody is asked for a token.
     #[arg(long)]
     insecure: bool,
+    /// Leave the streams to another server: answer from what the store holds, take no events.
+    #[arg(long)]
+    replica: bool,
     /// End when standard input does, as it does when the program is gone that started the server with a pipe.
     #[arg(long)]
     stop_with_stdin: bool,
@@ -41,7 +44,8 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         http: arguments.http.unwrap_or(project.settings.server.http),
         insecure: arguments.insecure,
     };
-    serve(project, options, arguments.allow_request_time, arguments.stop_with_stdin, output).await
+    let ServeArguments { allow_request_time, replica, stop_with_stdin, .. } = *arguments;
+    serve(project, options, allow_request_time, replica, stop_with_stdin, output).await
 }
 
 /// Serves at these addresses until the process is asked to end.
@@ -49,11 +53,12 @@ pub(super) async fn serve(
     project: Project,
     options: ServerOptions,
     allow_request_time: bool,
+    is_replica: bool,
     stop_with_stdin: bool,
     output: Output,
 ) -> Result<(), CliError> {
     let workers = Workers::start()?;
-    let state = Arc::new(ServerState::new(
+    let mut state = ServerState::new(
         project.settings.clone(),
         project.folder.clone(),
         project.registry()?,
@@ -64,7 +69,9 @@ pub(super) async fn serve(
         allow_request_time,
         workers.handle(),
         project.stream_log_path(),
-    ));
+    );
+    state.is_replica = is_replica;
+    let state = Arc::new(state);
     let streams = Arc::clone(&state);
     let server = Server::bind(state, options).await?;
     let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };

@@ -159,9 +159,8 @@ impl Reader<'_> {
         if let Some(filter) = visible(&specs, spine.bounds) {
             frame = frame.filter(filter)?;
         }
-        // Views that share their events may have other keys each.
-        if let [position] = together
-            && let Some(filter) = self.useful_keys(&self.resolved.views[*position], spine)
+        if let [only] = together
+            && let Some(filter) = self.useful_keys(&self.resolved.views[*only], spine)
         {
             frame = frame.filter(filter)?;
         }

@@ -106,7 +106,9 @@ async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next:
 /// The call that a request to one of the paths is.
 pub(super) fn called(request: &Request) -> Option<&'static Call> {
     let path = request.extensions().get::<MatchedPath>()?;
-    call(&format!("{} {}", request.method(), path.as_str()))
+    // What is asked for its head alone is no other call.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    call(&format!("{method} {}", path.as_str()))
 }
 
 fn refuse_for_now(message: &str) -> Response {

@@ -218,6 +218,10 @@ impl ServerState {
     /// # Errors
     /// NOT_FOUND, or FAILED_PRECONDITION where no source has a stream.
     async fn ingestion_of(&self, source: &str) -> Result<Arc<Ingestion>, Status> {
+        if self.is_replica {
+            let message = "this server is a replica, which takes no events; push to the server that has the streams";
+            return Err(Status::failed_precondition(message));
+        }
         if let Some(ingestion) = self.ingestion().filter(|ingestion| ingestion.takes(source)) {
             return Ok(ingestion);
         }

@@ -35,7 +35,7 @@ use crate::error::ErrorKind;
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::settings::resolve;
 
-/// Bytes of a message that carries a piece of a spine, or an online request.
+/// Bytes of a message that carries a piece of a spine, or rows of a push.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// How long requests under way may take once the server is to end.
@@ -278,7 +278,8 @@ async fn grpc_routes(service: FeatureStoreService, stopped: watch::Receiver<bool
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let admin = AdminServer::new(AdminService { state: Arc::clone(&service.state) });
-    let online = OnlineService { feature_store: service.clone(), message_bytes_max: MESSAGE_BYTES_MAX };
+    let message_bytes_max = service.state.settings.server.limits.request_bytes;
+    let online = OnlineService { feature_store: service.clone(), message_bytes_max };
     let feature_store = FeatureStoreServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)

@@ -28,6 +28,8 @@ pub struct ServerState {
     pub engine: Engine,
     /// Whether requests may say what time it is.
     pub allow_request_time: bool,
+    /// Whether streams are left to another server.
+    pub is_replica: bool,
     /// Runs jobs and joins, so that they never hold up the threads that answer online requests.
     pub workers: tokio::runtime::Handle,
     pub(super) catalog: ArcSwapOption<Catalog>,
@@ -65,6 +67,7 @@ impl ServerState {
             batch,
             engine,
             allow_request_time,
+            is_replica: false,
             workers,
             catalog: ArcSwapOption::empty(),
             sync_lock: tokio::sync::Mutex::new(()),
@@ -96,6 +99,9 @@ impl ServerState {
     /// # Errors
     /// As of [`Ingestion::open`].
     pub(super) async fn use_streams_of(&self, registry: &Arc<RegistryVersion>) -> Result<(), IngestionError> {
+        if self.is_replica {
+            return Ok(());
+        }
         if let Some(ingestion) = self.ingestion() {
             ingestion.use_registry(Arc::clone(registry)).await?;
             return self.read_topics(ingestion, registry).await;
@@ -118,6 +124,7 @@ impl ServerState {
     /// Whether the streams of this version of the registry are not open.
     pub(super) fn streams_are_behind(&self, registry: &RegistryVersion) -> bool {
         match self.ingestion() {
+            _ if self.is_replica => false,
             Some(ingestion) => ingestion.registry_version() != Some(registry.version) || self.topics.are_behind(),
             None => registry.definitions.sources.iter().any(|source| source.stream.is_some()),
         }

@@ -52,8 +52,16 @@ fn a_restored_store_answers_as_the_lost_one_did() {
     assert_eq!(answers(&server), expected);
     // It goes on from there.
     push(&server, 100..120);
-    assert_ne!(answers(&server), expected);
+    let newer = answers(&server);
+    assert_ne!(newer, expected);
     drop(server);
+    let replica = TestServer::start(folder, &["--allow-request-time", "--replica"]);
+    assert_eq!(answers(&replica), newer);
+    let (status, refused) =
+        replica.http("POST", "/v1/push", &json!({"source": "taps", "rows": [event(1)]}).to_string());
+    assert_eq!(status, 412, "{refused}");
+    assert!(refused.contains("replica"), "{refused}");
+    drop(replica);
 
     // Nothing is left behind on the way, and what is no snapshot changes nothing.
     let left = std::fs::read_dir(folder.join("state")).unwrap().map(|entry| entry.unwrap().file_name());
