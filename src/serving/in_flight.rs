@@ -56,13 +56,6 @@ impl InFlight {
         )
     }
 
-    pub fn late(&self) -> String {
-        format!(
-            "the server has more to do than it can: the request waited longer than {:?}; try again",
-            self.queue_time
-        )
-    }
-
     /// RESOURCE_EXHAUSTED, and when to try again.
     pub fn refuse_full(&self) -> Response<Body> {
         refuse(self.full())
@@ -70,8 +63,13 @@ impl InFlight {
 
     /// As [`Self::refuse_full`].
     pub fn refuse_late(&self) -> Response<Body> {
-        refuse(self.late())
+        refuse(late(self.queue_time))
     }
+}
+
+/// Why a request that waited so long for its turn is refused.
+pub(super) fn late(queue_time: Duration) -> String {
+    format!("the server has more to do than it can: the request waited longer than {queue_time:?}; try again")
 }
 
 fn refuse(message: String) -> Response<Body> {
