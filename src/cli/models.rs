@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::output::{Output, table};
 use super::project::Project;
 use crate::model_registry::{
-    ModelReference, ModelRegistry, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
+    ModelReference, ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
 };
 use crate::model_runtime::{InputKind, InputRows, LoadOptions, Model, ModelFormat};
 use crate::serving::prediction::model_document;
@@ -37,6 +37,8 @@ enum ModelsCommand {
     Retire(RetireArguments),
     /// Ask a model's file about rows, without registering it.
     Evaluate(EvaluateArguments),
+    /// Measure how long a model's file takes for a call, on one thread.
+    Bench(BenchArguments),
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +119,19 @@ struct EvaluateArguments {
     prediction_output: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct BenchArguments {
+    file: PathBuf,
+    /// Lines of JSON as of `evaluate`; a call takes those after each other, from the first again after the last.
+    #[arg(long, value_name = "FILE")]
+    rows: PathBuf,
+    /// Rows of one call.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+}
+
 impl Project {
     pub fn model_registry(&self) -> Result<ModelRegistry, CliError> {
         Ok(ModelRegistry::open(&resolve(&self.folder, &self.settings.registry))?)
@@ -132,6 +147,7 @@ pub async fn run(project: Option<&Path>, arguments: ModelsArguments, output: Out
         ModelsCommand::Alias(arguments) => alias(&project()?, &arguments, output).await,
         ModelsCommand::Retire(arguments) => retire(&project()?, &arguments, output).await,
         ModelsCommand::Evaluate(arguments) => evaluate(&arguments, output),
+        ModelsCommand::Bench(arguments) => bench(&arguments, output),
     }
 }
 
@@ -244,16 +260,69 @@ async fn retire(project: &Project, arguments: &RetireArguments, output: Output) 
 }
 
 fn evaluate(arguments: &EvaluateArguments, output: Output) -> Result<(), CliError> {
-    let bytes = std::fs::read(&arguments.file).map_err(|source| read_error(&arguments.file, source))?;
-    let format = ModelFormat::detect(&bytes).map_err(crate::model_registry::ModelRegistryError::from)?;
-    let options = LoadOptions { output: arguments.prediction_output.clone() };
-    let model = Model::load(format, &bytes, &options).map_err(crate::model_registry::ModelRegistryError::from)?;
+    let model = load_file(&arguments.file, arguments.prediction_output.clone())?;
+    let lines = read_text(&arguments.rows)?;
+    let lines: Vec<&str> = lines.lines().filter(|line| !line.trim().is_empty()).collect();
+    let rows = input_rows(&lines, &arguments.rows, &model)?;
+    let predictions = model.predict(&rows).map_err(ModelRegistryError::from)?;
+    let values: Vec<Value> = (0..predictions.rows())
+        .map(|row| match predictions.row(row) {
+            [number] => json!(number),
+            numbers => json!(numbers),
+        })
+        .collect();
+    values.iter().for_each(|value| output.say(value));
+    output.document(&json!({"format": model.format(), "inputs": model.inputs(), "predictions": values}));
+    Ok(())
+}
+
+/// Times calls after a tenth of as many that are not counted.
+fn bench(arguments: &BenchArguments, output: Output) -> Result<(), CliError> {
+    let model = load_file(&arguments.file, None)?;
     let text = read_text(&arguments.rows)?;
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if arguments.batch == 0 || lines.len() < arguments.batch {
+        return Err(CliError::Usage(format!("a call has {} rows, and the file {}", arguments.batch, lines.len())));
+    }
+    let calls = lines.chunks_exact(arguments.batch).map(|lines| input_rows(lines, &arguments.rows, &model));
+    let calls: Vec<InputRows> = calls.collect::<Result<_, _>>()?;
+    let mut nanos: Vec<u64> = Vec::new();
+    let limit = std::time::Duration::try_from_secs_f64(arguments.seconds);
+    let limit = limit.map_err(|error| CliError::Usage(format!("--seconds: {error}")))?;
+    let started = std::time::Instant::now();
+    for rows in calls.iter().cycle() {
+        let begun = std::time::Instant::now();
+        std::hint::black_box(model.predict(rows).map_err(ModelRegistryError::from)?);
+        let elapsed = started.elapsed();
+        if elapsed > limit {
+            break;
+        }
+        if elapsed * 10 > limit {
+            nanos.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+    nanos.sort_unstable();
+    let quantile = |share: f64| nanos.get((nanos.len() as f64 * share) as usize).map(|nanos| *nanos as f64 / 1e3);
+    let document =
+        json!({"calls": nanos.len(), "rows": arguments.batch, "p50_us": quantile(0.5), "p99_us": quantile(0.99)});
+    output.say(format!("{document:#}"));
+    output.document(&document);
+    Ok(())
+}
+
+fn load_file(file: &Path, prediction_output: Option<String>) -> Result<Model, CliError> {
+    let bytes = std::fs::read(file).map_err(|source| read_error(file, source))?;
+    let format = ModelFormat::detect(&bytes).map_err(ModelRegistryError::from)?;
+    let model = Model::load(format, &bytes, &LoadOptions { output: prediction_output });
+    Ok(model.map_err(ModelRegistryError::from)?)
+}
+
+/// Rows of a file of JSON lines.
+fn input_rows(lines: &[&str], file: &Path, model: &Model) -> Result<InputRows, CliError> {
     let mut rows = InputRows::missing(lines.len(), model.inputs().len());
     for (row, line) in lines.iter().enumerate() {
-        let wrong = |problem: String| data(&arguments.rows, format!("line {}: {problem}", row + 1));
-        let values = row_values(line, &model).map_err(wrong)?;
+        let wrong = |problem: String| data(file, format!("line {}: {problem}", row + 1));
+        let values = row_values(line, model).map_err(wrong)?;
         for (input, value) in values.iter().enumerate() {
             match value {
                 Value::Null => {}
@@ -268,16 +337,7 @@ fn evaluate(arguments: &EvaluateArguments, output: Output) -> Result<(), CliErro
             }
         }
     }
-    let predictions = model.predict(&rows).map_err(crate::model_registry::ModelRegistryError::from)?;
-    let values: Vec<Value> = (0..predictions.rows())
-        .map(|row| match predictions.row(row) {
-            [number] => json!(number),
-            numbers => json!(numbers),
-        })
-        .collect();
-    values.iter().for_each(|value| output.say(value));
-    output.document(&json!({"format": format, "inputs": model.inputs(), "predictions": values}));
-    Ok(())
+    Ok(rows)
 }
 
 /// The values of a row in the model's order.

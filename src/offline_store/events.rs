@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{Expr, SessionConfig, SessionContext};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, LogicalFileView, MetadataExt, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -287,6 +287,22 @@ impl OfflineStore {
             }
         }
         Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
+    }
+
+    /// Deletes the rows that meet a condition. Gives how many there were.
+    ///
+    /// # Errors
+    /// A table that cannot be read or written, or to which somebody else commits meanwhile; it is as it was.
+    pub async fn delete_events(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        condition: Expr,
+    ) -> Result<usize, OfflineStoreError> {
+        let Some(table) = self.event_table(kind, name).await? else { return Ok(0) };
+        let deleted = table.table.clone().delete().with_predicate(condition).await;
+        let (_, metrics) = deleted.map_err(|source| table.failed("cleaned", source))?;
+        Ok(metrics.num_deleted_rows.unwrap_or_default())
     }
 
     /// Brings small files together once there are many, in a commit that changes no row. Gives how many there were.

@@ -127,7 +127,8 @@ def status_of(address: dict[str, str], path: str) -> int:
 
 
 def post(address: dict[str, str], path: str, body: Any) -> Any:
-    request = urllib.request.Request(f"http://{address['http']}{path}", json.dumps(body).encode())
+    content = {"content-type": "application/json"}
+    request = urllib.request.Request(f"http://{address['http']}{path}", json.dumps(body).encode(), content)
     try:
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
@@ -313,11 +314,12 @@ def test_the_registry_keeps_models_in_use_whole(asof_bin: str, project: Path) ->
         assert done.returncode != 0, arguments
         return done.stderr
 
-    assert "in use as `champion`" in refused("models", "retire", "demand", "1")
+    assert "is named by route `trial`" in refused("models", "retire", "demand", "1")
     assert "stands for version 1, and not for version 2" in refused("models", "alias", "demand", "champion", "2", "--expected", "2")
     assert "did you mean `demand`?" in refused("models", "show", "demnad")
     golden = project / "1.ndjson"
-    golden.write_text(golden.read_text().replace('"prediction": ', '"prediction": 1'))
+    rows = [json.loads(line) for line in golden.read_text().splitlines()]
+    golden.write_text("\n".join(json.dumps({**row, "prediction": row["prediction"] * 1.00001}) for row in rows))
     assert "golden row 1" in refused(*register(project, 1))
     wrong = [argument for argument in register(project, 2) if argument not in ("--request", "price")]
     assert "input `price` of the model is no feature of the service" in refused(*wrong)

@@ -179,7 +179,7 @@ fn features(rows: &[(&LogRecord, &RecordRow)]) -> Result<ArrayRef, PredictionErr
     let texts = |of: &dyn Fn(&RecordValue) -> Option<String>| -> ArrayRef {
         Arc::new(values().map(|(_, value)| of(value)).collect::<StringArray>())
     };
-    let names: ArrayRef = Arc::new(StringArray::from_iter_values(values().map(|(name, _)| name)));
+    let names: ArrayRef = Arc::new(values().map(|(name, _)| Some(name.as_str())).collect::<StringArray>());
     let numbers = values().map(|(_, value)| (!value.number.is_nan()).then_some(value.number));
     let times = values().map(|(_, value)| value.event_timestamp).collect::<TimestampMicrosecondArray>();
     let columns: Vec<ArrayRef> = vec![
@@ -200,6 +200,6 @@ fn defaults(rows: &[(&LogRecord, &RecordRow)]) -> Result<ArrayRef, PredictionErr
         values.filter(|(_, value)| value.origin == Origin::Default).map(|(name, _)| name.clone()).collect()
     };
     let names: Vec<Vec<String>> = rows.iter().map(|(record, row)| of(record, row)).collect();
-    let items = StringArray::from_iter_values(names.iter().flatten());
+    let items = names.iter().flatten().map(Some).collect::<StringArray>();
     list(names.iter().map(Vec::len), Arc::new(items))
 }

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use datafusion::common::ScalarValue;
+use datafusion::prelude::{col, lit};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::archive::archive_after;
+use super::archive::{PREDICTION_LOG, archive_after};
 use super::codec::encode;
 use super::row::LogRecord;
-use crate::definition::LogDurability;
+use crate::definition::{LogDurability, SourceName};
 use crate::metrics::{PREDICTION_LOG_DROPPED_TOTAL, PREDICTION_LOG_ROWS_TOTAL};
-use crate::offline_store::OfflineStore;
+use crate::offline_store::{EventKind, OfflineStore};
 use crate::prediction::PredictionError;
 use crate::stream_ingestion::Log;
+use crate::time::EventTimestamp;
 
 /// Records that wait to be written.
 const QUEUE_MAX: usize = 4096;
@@ -125,6 +128,18 @@ impl PredictionLogger {
             let _ = self.queue.send(Message::Archived(through)).await;
         }
         Ok(())
+    }
+
+    /// Deletes the rows of a route that were sent before an instant. Gives how many there were.
+    ///
+    /// # Errors
+    /// A table that cannot be written; it is as it was.
+    pub async fn forget(&self, route: &str, before: EventTimestamp) -> Result<usize, PredictionError> {
+        let _alone = self.archiving.lock().await;
+        let instant = ScalarValue::TimestampMicrosecond(Some(before.micros()), Some("UTC".into()));
+        let condition = col("route").eq(lit(route)).and(col("sent_at").lt(lit(instant)));
+        let name = SourceName::new(PREDICTION_LOG);
+        Ok(self.store.delete_events(EventKind::Predictions, &name, condition).await?)
     }
 
     /// Brings the rest into the table and ends.

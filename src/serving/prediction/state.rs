@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::Status;
 
@@ -14,6 +14,8 @@ use crate::serving::state::ServerState;
 use crate::serving::status::to_status;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
+/// How often predictions are deleted that are not to be kept any longer.
+const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub struct PredictionState {
@@ -66,12 +68,31 @@ impl PredictionState {
     }
 }
 
+/// Deletes what routes keep no longer.
+async fn forget_old(state: &ServerState) {
+    let Some(catalog) = state.catalog() else { return };
+    let Some(logger) = state.prediction.service.logger() else { return };
+    for route in &catalog.definitions().prediction_routes {
+        let Some(retention) = route.log.retention else { continue };
+        let before = state.online.clock.now().saturating_sub(retention);
+        if let Err(error) = logger.forget(route.name.as_str(), before).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old predictions stay in the log for now");
+        }
+    }
+}
+
 /// Polls until the server ends.
 pub(crate) async fn follow(state: Arc<ServerState>) {
     let mut interval = tokio::time::interval(POLL_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut forgotten = None::<Instant>;
     loop {
         interval.tick().await;
+        if forgotten.is_none_or(|forgotten| forgotten.elapsed() >= FORGET_INTERVAL) {
+            forgotten = Some(Instant::now());
+            let state = Arc::clone(&state);
+            state.workers.clone().spawn(async move { forget_old(&state).await });
+        }
         if let Err(error) = state.prediction.follow_once(state.catalog()).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the models cannot be followed");
         }
