@@ -2,7 +2,8 @@
 
     python benches/overload.py --asof COMMAND [--seconds S] [--rows N]
 
-The load comes at fixed rates over several connections, from the same machine. Goodput is answered requests a second; the
+The load comes at fixed rates over several connections, from the same machine: requests are large, so that what callers do
+and what refusing costs leave the server its part of the cores. Goodput is answered requests a second; the
 p99 that counts is that of answered requests, from when they were due. What is refused has to be refused soon enough that
 neither suffers, memory must not grow, and once the load is gone everything is as before.
 """
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asof", required=True, type=os.path.abspath, help="the command to measure")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--rows", type=int, default=100, help="entities of each request")
+    parser.add_argument("--rows", type=int, default=1000, help="entities of each request")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="asof-bench-"))
     try:
@@ -45,8 +46,8 @@ def main() -> None:
             found = document(folder, *command, *sizes, *options)
             print(
                 f"{' '.join(options):22}{found['requests_per_second']:10,.0f} answered/s{found['refused']:10,} refused"
-                f"{found['errors']:6} errors{found['p50_us']:10,} us p50{found['p99_us']:10,} us p99"
-                f"{resident_mb(process.pid):8,.0f} MB"
+                f"{found['errors']:6} errors{found['unsent']:8,} not sent{found['p50_us']:10,} us p50{found['p99_us']:10,} us p99"
+                f"{resident_mb(process.pid):8,.0f} MB {found['first_error'] or ''}"
             )
             return found
 

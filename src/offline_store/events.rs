@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{Expr, SessionConfig, SessionContext};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, LogicalFileView, MetadataExt, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -37,6 +37,8 @@ pub enum EventKind {
     Accepted,
     /// What was not: when it came in, why it was refused, its bytes.
     DeadLetters,
+    /// What was predicted of what.
+    Predictions,
 }
 
 impl fmt::Display for EventKind {
@@ -44,6 +46,7 @@ impl fmt::Display for EventKind {
         f.write_str(match self {
             EventKind::Accepted => "event table",
             EventKind::DeadLetters => "dead-letter table",
+            EventKind::Predictions => "prediction log",
         })
     }
 }
@@ -53,6 +56,7 @@ impl EventKind {
         match self {
             EventKind::Accepted => "sources",
             EventKind::DeadLetters => "dead_letters",
+            EventKind::Predictions => "predictions",
         }
     }
 }
@@ -283,6 +287,22 @@ impl OfflineStore {
             }
         }
         Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
+    }
+
+    /// Deletes the rows that meet a condition. Gives how many there were.
+    ///
+    /// # Errors
+    /// A table that cannot be read or written, or to which somebody else commits meanwhile; it is as it was.
+    pub async fn delete_events(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        condition: Expr,
+    ) -> Result<usize, OfflineStoreError> {
+        let Some(table) = self.event_table(kind, name).await? else { return Ok(0) };
+        let deleted = table.table.clone().delete().with_predicate(condition).await;
+        let (_, metrics) = deleted.map_err(|source| table.failed("cleaned", source))?;
+        Ok(metrics.num_deleted_rows.unwrap_or_default())
     }
 
     /// Brings small files together once there are many, in a commit that changes no row. Gives how many there were.

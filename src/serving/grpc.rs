@@ -1,5 +1,6 @@
 //! The `asof.v1.FeatureStore` service.
 
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +12,13 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use metrics::Histogram;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
 use super::columns::{decode_column, encode_answer, encode_column};
+use super::in_flight::{late, late_patience};
 use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
@@ -46,6 +48,8 @@ pub struct FeatureStoreService {
     request_rows: Histogram,
     pub(super) stages: Stages,
     answered: Arc<AtomicU64>,
+    /// Turns of requests that are too large for the thread that received them.
+    large: Arc<Semaphore>,
 }
 
 /// Where the time of online requests goes.
@@ -68,6 +72,7 @@ impl FeatureStoreService {
             request_rows: metrics::histogram!(ONLINE_REQUEST_ROWS),
             stages: Stages { decode: stage("decode"), read: stage("read"), encode: stage("encode") },
             answered: Arc::default(),
+            large: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
         }
     }
 
@@ -146,6 +151,15 @@ impl FeatureStoreService {
         if rows <= INLINE_ROWS_MAX {
             return answer();
         }
+        // As many at once as there are cores: more would only make all of them slower.
+        let queue_time = self.state.settings.server.limits.queue_time;
+        let turn = tokio::time::timeout(late_patience(queue_time), Arc::clone(&self.large).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Status::resource_exhausted(late(queue_time))) };
+        let answer = move || {
+            let answered = answer();
+            drop(turn);
+            answered
+        };
         tokio::task::spawn_blocking(answer).await.map_err(|error| Status::internal(error.to_string()))?
     }
 }

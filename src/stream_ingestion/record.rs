@@ -51,6 +51,7 @@ impl Record {
         let kind = match self.kind {
             EventKind::Accepted => 0,
             EventKind::DeadLetters => 1,
+            EventKind::Predictions => 2,
         };
         let mut body = vec![if self.places.is_empty() { kind } else { kind | HAS_PLACES }];
         body.extend_from_slice(&self.received_at.micros().to_le_bytes());
@@ -80,6 +81,7 @@ impl Record {
         let kind = match byte & !HAS_PLACES {
             0 => EventKind::Accepted,
             1 => EventKind::DeadLetters,
+            2 => EventKind::Predictions,
             _ => return None,
         };
         let received_at = EventTimestamp::from_micros(i64::from_le_bytes(take(&mut rest)?));

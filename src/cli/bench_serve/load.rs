@@ -8,6 +8,7 @@ use axum::http::uri::PathAndQuery;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tonic::client::Grpc;
 use tonic::{Code, Request, Status};
 
@@ -17,6 +18,9 @@ use crate::serving::pb::{GetOnlineFeaturesResponse, GetStatusRequest};
 
 const LATENCY_US_MAX: u64 = 60_000_000;
 const GET_ONLINE_FEATURES: &str = "/asof.v1.FeatureStore/GetOnlineFeatures";
+/// Requests of one connection that may be under way at once: a server takes few more, and callers that pile up measure
+/// themselves.
+const CONNECTION_CALLS_MAX: usize = 500;
 /// How long answers are waited for after the last request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,6 +39,8 @@ pub struct Measured {
     /// Refused with RESOURCE_EXHAUSTED.
     pub shed: u64,
     pub errors: u64,
+    /// Due and not sent, because too many were under way.
+    pub unsent: u64,
     /// What the first error said.
     pub first_error: Option<String>,
     pub seconds: f64,
@@ -45,7 +51,16 @@ pub struct Measured {
 impl Measured {
     fn new() -> Self {
         let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants in order");
-        Measured { latencies, requests: 0, shed: 0, errors: 0, first_error: None, seconds: 0.0, cpu_seconds: None }
+        Measured {
+            latencies,
+            requests: 0,
+            shed: 0,
+            errors: 0,
+            unsent: 0,
+            first_error: None,
+            seconds: 0.0,
+            cpu_seconds: None,
+        }
     }
 
     fn record(&mut self, answer: Result<GetOnlineFeaturesResponse, Status>, latency: Duration) {
@@ -140,6 +155,7 @@ impl Target {
         let started = Instant::now();
         let (target, shared, runtime) = (self.clone(), Arc::clone(&all), Handle::current());
         // A thread of its own: the timers of the runtime are too coarse, and wait for what its threads do.
+        let under_way = Arc::new(Semaphore::new(CONNECTION_CALLS_MAX * self.connections.len()));
         let sender = tokio::task::spawn_blocking(move || {
             let mut calls = Vec::new();
             for number in 0_usize.. {
@@ -148,9 +164,14 @@ impl Target {
                     break;
                 }
                 std::thread::sleep(due.saturating_sub(started.elapsed()));
+                let Ok(turn) = Arc::clone(&under_way).try_acquire_owned() else {
+                    shared.lock().unwrap_or_else(PoisonError::into_inner).unsent += 1;
+                    continue;
+                };
                 let (target, shared) = (target.clone(), Arc::clone(&shared));
                 calls.push(runtime.spawn(async move {
                     let answer = target.call(number).await;
+                    drop(turn);
                     let latency = started.elapsed().saturating_sub(due);
                     shared.lock().unwrap_or_else(PoisonError::into_inner).record(answer, latency);
                 }));

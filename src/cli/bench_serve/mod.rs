@@ -156,10 +156,11 @@ fn report(arguments: &BenchServeArguments, measured: &Measured, values: usize, o
     let cpu_text = cpu.map_or(String::new(), |cpu| format!("; {cpu:.0} us of CPU of the server a request"));
     output.say(format!(
         "{rate:.0} requests/s, {:.0} values/s{cpu_text}\n\
-         latency: p50 {p50} us, p99 {p99} us, p99.9 {p999} us; {} refused, {} errors",
+         latency: p50 {p50} us, p99 {p99} us, p99.9 {p999} us; {} refused, {} errors, {} not sent",
         rate * values as f64,
         measured.shed,
-        measured.errors
+        measured.errors,
+        measured.unsent
     ));
     if let Some(error) = &measured.first_error {
         output.say(format!("first error: {error}"));
@@ -183,6 +184,7 @@ fn numbers(measured: &Measured, values: usize) -> Value {
         "server_cpu_us_per_request": measured.cpu_us_per_request(),
         "refused": measured.shed,
         "errors": measured.errors,
+        "unsent": measured.unsent,
         "first_error": measured.first_error,
     })
 }

@@ -35,7 +35,7 @@ impl Point {
     /// Whether the server kept up, with a p99 latency of at most this.
     fn meets(&self, p99_us: f64) -> bool {
         let measured = &self.measured;
-        let asked = measured.requests + measured.shed + measured.errors;
+        let asked = measured.requests + measured.shed + measured.errors + measured.unsent;
         let answered = measured.requests as f64 >= asked as f64 * ANSWERED_MIN;
         answered && measured.quantile_us(0.99) as f64 <= p99_us
     }
@@ -59,7 +59,7 @@ pub fn report(arguments: &BenchServeArguments, points: &[Point], values: usize, 
             quantile(0.99),
             quantile(0.999),
             cpu,
-            (measured.shed + measured.errors).to_string(),
+            (measured.shed + measured.errors + measured.unsent).to_string(),
         ]
     };
     let header =
