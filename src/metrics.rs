@@ -93,6 +93,10 @@ fn describe() {
     describe_counter!(REQUESTS_TOTAL, "Answered requests.");
     describe_histogram!(REQUEST_LATENCY_SECONDS, "From a request's arrival to the last byte of its answer.");
     describe_histogram!(ONLINE_REQUEST_ROWS, "Rows of each online request.");
+    describe_counter!(PREDICTIONS_TOTAL, "Predictions answered.");
+    describe_counter!(PREDICTION_LOG_ROWS_TOTAL, "Rows for the prediction log.");
+    describe_counter!(PREDICTION_LOG_DROPPED_TOTAL, "Rows that the queue of the prediction log had no place for.");
+    describe_counter!(SHADOW_ROWS_TOTAL, "Rows that shadows were to see.");
     describe_counter!(SUMS_OUT_OF_RANGE_TOTAL, "Sums of integers that no int64 is, answered as null.");
     describe_counter!(STREAM_APPLIED_ROWS_TOTAL, "Rows of streams that are in the online store.");
     describe_counter!(STREAM_ROWS_TOTAL, "What became of the rows that came in.");
