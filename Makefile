@@ -77,7 +77,7 @@ python-test: build python-env
 # Feast and what it needs are half a gigabyte, so they have an environment of their own, and no part in `make test`.
 feast-test: build python-env
 	[ -x "$(CACHE)/feast/bin/feast" ] || { python3 -m venv "$(CACHE)/feast" && "$(CACHE)/feast/bin/pip" install --quiet "feast[duckdb]"; }
-	cd python && ASOF_FEAST_PYTHON="$(CACHE)/feast/bin/python" ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/test_feast.py
+	cd python && ASOF_FEAST_PYTHON="$(CACHE)/feast/bin/python" ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/test_feast.py tests/test_feast_remote.py
 
 bench: python-env
 	ASOF_PYTHON="$(VENV)/bin/python" benches/run

@@ -29,6 +29,22 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// What documents of commands call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Precondition => "precondition",
+            ErrorKind::Unauthenticated => "unauthenticated",
+            ErrorKind::Denied => "denied",
+            ErrorKind::Exhausted => "exhausted",
+            ErrorKind::Conflict => "conflict",
+            ErrorKind::Unavailable => "unavailable",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Internal => "internal",
+        }
+    }
+
     /// Exit status of a command: 2 when the call or a definition is wrong, else 1.
     pub fn exit_status(self) -> u8 {
         match self {

@@ -26,27 +26,17 @@ const ROW_GROUP_ROWS_MIN: usize = 8 * 1024;
 /// What a column's value takes, about.
 const VALUE_BYTES: usize = 8;
 
-/// Snappy, and no dictionary for columns whose values hardly repeat: it would only grow until it is given up.
+/// Snappy, but for columns that it hardly makes smaller, which are then read without a copy; and no dictionary for those
+/// whose values hardly repeat: it would only grow until it is given up.
 ///
-/// `sample`: some of the rows that will be written.
+/// `sample`: some of the rows that will be written, in their order.
 pub fn properties(sample: &RecordBatch) -> WriterPropertiesBuilder {
     let mut builder = WriterProperties::builder().set_compression(Compression::SNAPPY);
     for (field, column) in sample.schema().fields().iter().zip(sample.columns()) {
         let (path, values) = leaf(field.name(), column);
-        if values.is_some_and(|values| !repeats(&values)) {
-            builder = builder.set_column_dictionary_enabled(path, false);
-        }
-    }
-    builder
-}
-
-/// No compression for columns that it hardly makes smaller: they are then read without a copy.
-///
-/// `sample`: some of the rows that will be written, in their order.
-pub fn without_vain_compression(mut builder: WriterPropertiesBuilder, sample: &RecordBatch) -> WriterPropertiesBuilder {
-    for (field, column) in sample.schema().fields().iter().zip(sample.columns()) {
-        let (path, values) = leaf(field.name(), column);
-        if values.is_some_and(|values| !repeats(&values) && !shrinks(&values)) {
+        let Some(values) = values.filter(|values| !repeats(values)) else { continue };
+        builder = builder.set_column_dictionary_enabled(path.clone(), false);
+        if !shrinks(&values) {
             builder = builder.set_column_compression(path, Compression::UNCOMPRESSED);
         }
     }

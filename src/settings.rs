@@ -31,6 +31,10 @@ pub enum OnlineStoreSettings {
         path: String,
         /// How long values stay readable after a newer one came; None: for ever.
         history: Option<Duration>,
+        /// Bytes of stored blocks that are kept in memory.
+        block_cache: usize,
+        /// Bytes of rows that a server keeps in memory, in front of the blocks.
+        row_cache: usize,
     },
 }
 
@@ -46,7 +50,19 @@ pub struct EngineSettings {
 pub struct ServerSettings {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    pub tls: Option<TlsSettings>,
+    /// The file of tokens, as written; None: nobody is asked for one.
+    pub tokens: Option<String>,
     pub limits: Limits,
+}
+
+/// Files of certificates and keys, as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    pub cert: String,
+    pub key: String,
+    /// Who signs the certificates of callers; None: callers need none.
+    pub client_ca: Option<String>,
 }
 
 /// What one request, and all of them together, may ask of a server.
@@ -54,29 +70,58 @@ pub struct ServerSettings {
 pub struct Limits {
     pub request_rows: usize,
     pub request_bytes: usize,
+    /// Columns of one answer.
+    pub request_features: usize,
+    /// How long an online request may take, and how long any caller may keep the server waiting for its next bytes.
+    pub request_time: Duration,
     /// Requests that are worked on at once.
     pub in_flight: usize,
+    /// How long a request may wait for a thread before it is refused.
+    pub queue_time: Duration,
+    /// Connections that are open at once, over gRPC and over HTTP.
+    pub connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { request_rows: 10_000, request_bytes: 16 << 20, in_flight: 1024 }
+        Limits {
+            request_rows: 10_000,
+            request_bytes: 16 << 20,
+            request_features: 10_000,
+            request_time: Duration::from_secs(30),
+            in_flight: 1024,
+            queue_time: Duration::from_millis(20),
+            connections: 10_000,
+        }
     }
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        ServerSettings { grpc: loopback(6566), http: loopback(6567), limits: Limits::default() }
+        ServerSettings {
+            grpc: loopback(6566),
+            http: loopback(6567),
+            tls: None,
+            tokens: None,
+            limits: Limits::default(),
+        }
     }
 }
 
 impl Default for OnlineStoreSettings {
     fn default() -> Self {
-        OnlineStoreSettings::Rocksdb { path: ONLINE_PATH.to_owned(), history: None }
+        OnlineStoreSettings::Rocksdb {
+            path: ONLINE_PATH.to_owned(),
+            history: None,
+            block_cache: BLOCK_CACHE_BYTES,
+            row_cache: ROW_CACHE_BYTES,
+        }
     }
 }
 
+const BLOCK_CACHE_BYTES: usize = 256 << 20;
+const ROW_CACHE_BYTES: usize = 256 << 20;
 const REGISTRY_PATH: &str = "state/registry";
 const OFFLINE_PATH: &str = "state/offline";
 const ONLINE_PATH: &str = "state/online";

@@ -17,6 +17,7 @@ One question in two tenses: what were these features worth at those moments
       FeatureReference      ``view:feature``
     ServerStatus            what a server serves
       ViewStatus            how far one view is materialized
+      StreamStatus          how a source's stream stands
     DefinitionSet           definitions as files
       Definition            what each of them has
         Entity              what features describe
@@ -80,7 +81,7 @@ from ._exceptions import (
 )
 from ._local import Local
 from ._push import PushResult
-from ._status import ServerStatus, ViewStatus
+from ._status import ServerStatus, StreamStatus, ViewStatus
 from ._stream import AnswerStream, AsyncAnswerStream
 
 __version__ = "0.1.0"
@@ -120,6 +121,7 @@ __all__ = [
     "ServerStatus",
     "Source",
     "Status",
+    "StreamStatus",
     "Tls",
     "UnauthenticatedError",
     "UnavailableError",

@@ -39,7 +39,7 @@ def _stream_call(
     @shown_as(core, returns="AsyncAnswerStream")
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncAnswerStream:
         opened = await self._run(core(self._calls, *args, **kwargs))
-        return AsyncAnswerStream(opened, lambda: self._run(self._calls.receive(opened.stream)))
+        return AsyncAnswerStream(opened, lambda: self._run(self._calls.receive(opened)))
 
     return method
 
@@ -61,7 +61,7 @@ class AsyncClient:
         address: str,
         *,
         timeout: float | None = 30.0,
-        retries: int = 3,
+        retries: int = 7,
         token: str | None = None,
         tls: Tls | bool = False,
         compression: str | None = None,
@@ -153,9 +153,13 @@ class AsyncClient:
                 return await call(request, timeout=timeout, metadata=self._connection.metadata)
             case Open(method, messages, timeout):
                 call = getattr(self._connected(), method)
-                return call(messages(), timeout=timeout, metadata=self._connection.metadata)
-            case Receive(stream):
-                message = await stream.read()
+                return call(iter(messages), timeout=timeout, metadata=self._connection.metadata)
+            case Receive(stream, sending):
+                try:
+                    message = await stream.read()
+                except (grpc.RpcError, asyncio.CancelledError):
+                    sending.raise_failure()
+                    raise
                 return None if message is grpc.aio.EOF else message
             case Pause(seconds):
                 return await asyncio.sleep(seconds)

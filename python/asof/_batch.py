@@ -43,6 +43,8 @@ class BatchQuestion:
         **options: Any,
     ) -> BatchQuestion:
         header = pb.BatchHeader(features=selection(features), **options)
+        if versions is not None and not isinstance(versions, Metadata):
+            raise InvalidError(f"`versions` is {versions!r}; give the `metadata` of an earlier answer")
         if versions is not None:
             header.registry_version = versions.registry_version
             for view, version in versions.tables.items():

@@ -5,7 +5,7 @@ A call is a generator: it yields what is to be done (a step), is sent what came 
 
     Unary     one message there, or a stream of them, and one back
     Open      messages there, a stream of messages back
-    Receive   the next message of such a stream, None at its end
+    Receive   the next message of such a stream, None at its end; fails as what was sent there failed
     Pause     wait before another attempt
 """
 
@@ -24,7 +24,7 @@ import grpc
 from ._answer import Answer, Metadata
 from ._batch import BatchAnswerReader, BatchQuestion
 from ._catalog import Catalog
-from ._connection import Connection
+from ._connection import Connection, seconds
 from ._definitions import KINDS, Definition, Entity, FeatureService, FeatureView, OnDemandFeatureView, Source
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._online import OnlineQuestion
@@ -39,6 +39,26 @@ if TYPE_CHECKING:
     from ._entities import Entities, Spine
 
 
+class Sending:
+    """Messages on their way; what keeps the next one from being made is the caller's own error, not the network's."""
+
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._messages = messages
+        self._failure: BaseException | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._messages
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def raise_failure(self) -> None:
+        """Raises what kept a message from being made, if something did."""
+        if self._failure is not None:
+            raise self._failure
+
+
 @dataclass(frozen=True)
 class Unary:
     method: str
@@ -49,13 +69,14 @@ class Unary:
 @dataclass(frozen=True)
 class Open:
     method: str
-    messages: Callable[[], Iterator[Any]]
+    messages: Sending
     timeout: float | None
 
 
 @dataclass(frozen=True)
 class Receive:
     stream: Any
+    sending: Sending
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,7 @@ class OpenAnswer:
     """A batch answer whose rows are still to come."""
 
     stream: Any
+    sending: Sending
     reader: BatchAnswerReader
 
 
@@ -85,7 +107,7 @@ def gathered(
     def documented(documentation: Callable[..., None]) -> Callable[Concatenate[Calls, P], Steps[Answer]]:
         def gather(calls: Calls, /, *args: P.args, **kwargs: P.kwargs) -> Steps[Answer]:
             answer = yield from stream(calls, *args, **kwargs)
-            while (message := (yield from calls.receive(answer.stream))) is not None:
+            while (message := (yield from calls.receive(answer))) is not None:
                 answer.reader.feed(message)
             return answer.reader.answer()
 
@@ -216,12 +238,13 @@ class Calls:
         )
 
         def attempt(seconds: float | None) -> Steps[OpenAnswer]:
-            stream = yield Open("GetBatchFeatures", question.messages, seconds)
+            sending = Sending(question.messages())
+            stream = yield Open("GetBatchFeatures", sending, seconds)
             reader = BatchAnswerReader(with_statuses=statuses)
             # The first message says that the question was taken; from here on rows may have been given out.
-            if (message := (yield Receive(stream))) is not None:
+            if (message := (yield Receive(stream, sending))) is not None:
                 reader.feed(message)
-            return OpenAnswer(stream, reader)
+            return OpenAnswer(stream, sending, reader)
 
         return (yield from self._tried(attempt, timeout, again=question.can_be_sent_again))
 
@@ -431,10 +454,10 @@ class Calls:
 
         return (yield from self._tried(attempt, self.connection.timeout if timeout is None else timeout))
 
-    def receive(self, stream: Any) -> Steps[Any]:
-        """The next message of a stream that was opened, None at its end."""
+    def receive(self, answer: OpenAnswer) -> Steps[Any]:
+        """The next message of an answer that was opened, None at its end."""
         try:
-            return (yield Receive(stream))
+            return (yield Receive(answer.stream, answer.sending))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.connection.address) from error
 
@@ -442,6 +465,7 @@ class Calls:
         self, attempt: Callable[[float | None], Steps[T]], timeout: float | None, again: bool = True
     ) -> Steps[T]:
         """What comes of an attempt, or of another one, if there is use in it and the call may take as long."""
+        timeout = seconds(timeout, "timeout")
         deadline = None if timeout is None else time.monotonic() + timeout
         failed = 0
         while True:
@@ -464,4 +488,7 @@ def _definition(kind: type[D], mapping: Mapping[str, Any]) -> D:
     if kind is FeatureView and mapping.get("aggregations"):
         # They follow from the aggregations, and definition files do not have them.
         mapping = {key: value for key, value in mapping.items() if key != "features"}
+    if kind is Source and isinstance(stream := mapping.get("stream"), Mapping):
+        # They follow from the source's files or its schema.
+        mapping = {**mapping, "stream": {key: value for key, value in stream.items() if key != "columns"}}
     return kind.from_dict(mapping, unknown="skip")

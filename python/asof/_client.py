@@ -12,6 +12,7 @@ import grpc
 from ._async import AsyncClient
 from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary, shown_as
 from ._connection import Connection, Tls
+from ._exceptions import InvalidError
 from ._stream import AnswerStream
 from ._stubs import Stubs
 
@@ -37,7 +38,7 @@ def _stream_call(
     @shown_as(core, returns="AnswerStream")
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> AnswerStream:
         opened = self._run(core(self._calls, *args, **kwargs))
-        return AnswerStream(opened, lambda: self._run(self._calls.receive(opened.stream)))
+        return AnswerStream(opened, lambda: self._run(self._calls.receive(opened)))
 
     return method
 
@@ -52,7 +53,8 @@ class Client:
         timeout: Seconds that a call may take, if the call does not say otherwise; batch calls, whose
             length depends on their data, have no deadline of their own.
         retries: How often a read is tried again while the server is not there, or is full and says when to
-            come back; with growing pauses, and never past the deadline.
+            come back; with growing pauses, and never past the deadline. Seven attempts last about as long as a server
+            takes to start anew.
         token: Sent with every call, as ``asof tokens create`` printed it. Over a network it needs `tls`.
         tls: True to trust the authorities that gRPC trusts, or a :class:`Tls` with certificates.
         compression: ``"gzip"``, both ways, for a slow network.
@@ -67,7 +69,7 @@ class Client:
         address: str,
         *,
         timeout: float | None = 30.0,
-        retries: int = 3,
+        retries: int = 7,
         token: str | None = None,
         tls: Tls | bool = False,
         compression: str | None = None,
@@ -78,6 +80,7 @@ class Client:
         self._channel = self._connection.channel(grpc)
         self._stub: Any = Stubs(self._channel)
         self._async = AsyncClient._with(self._connection)
+        self._is_closed = False
 
     get_online_features = _call(Calls.get_online_features)
     get_batch_features = _call(Calls.get_batch_features)
@@ -110,6 +113,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection and the calls that are under way; :attr:`async_` is closed by itself."""
+        self._is_closed = True
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -125,6 +129,8 @@ class Client:
 
     def _run(self, steps: Steps[T]) -> T:
         """Does step after step until the call has its result."""
+        if self._is_closed:
+            raise InvalidError("the client is closed; make another one")
         result: Any = None
         failure: grpc.RpcError | None = None
         while True:
@@ -145,8 +151,12 @@ class Client:
                 return getattr(self._stub, method)(request, timeout=timeout, metadata=self._connection.metadata)
             case Open(method, messages, timeout):
                 call = getattr(self._stub, method)
-                return call(messages(), timeout=timeout, metadata=self._connection.metadata)
-            case Receive(stream):
-                return next(stream, None)
+                return call(iter(messages), timeout=timeout, metadata=self._connection.metadata)
+            case Receive(stream, sending):
+                try:
+                    return next(stream, None)
+                except grpc.RpcError:
+                    sending.raise_failure()
+                    raise
             case Pause(seconds):
                 return time.sleep(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", -1),
     # Notices a dead connection during a long batch call.
     ("grpc.keepalive_time_ms", 60_000),
-    # A server that comes back is found within the pauses between attempts.
+    # A server that comes back is found within the pauses between attempts. How long one attempt may take is left as it
+    # is: a server far away, or a busy one, takes its time.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 # A server compresses for whoever takes it, which costs more than it saves where the network is quick.
 _UNCOMPRESSED = (("grpc.compression_enabled_algorithms_bitset", 1),)
+# Far more than anybody waits, and what gRPC can count.
+_TIMEOUT_END = 1e9
 _COMPRESSION = {None: grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
 
 
@@ -85,20 +88,22 @@ class Connection:
         compression: str | None,
         options: Sequence[tuple[str, Any]],
     ) -> Connection:
+        if not isinstance(address, str):
+            raise InvalidError(f"`address` is {address!r}; give host:port of the server's gRPC port")
         if address.startswith(("http://", "https://", "grpc://", "grpcs://")):
             raise InvalidError(f"address `{address}` is a URL; give host:port of the server's gRPC port, and `tls`")
         if compression not in _COMPRESSION:
             raise InvalidError(f'compression `{compression}` is not known; give "gzip" or None')
-        if retries < 0:
-            raise InvalidError(f"`retries` is {retries}; give how often a read may be tried again, 0 for never")
+        if not isinstance(retries, int) or retries < 0:
+            raise InvalidError(f"`retries` is {retries!r}; give how often a read may be tried again, 0 for never")
         tls = Tls() if tls is True else tls
         name = tls.server_name if isinstance(tls, Tls) else None
         named = (("grpc.ssl_target_name_override", name),) if name else ()
         return Connection(
             address,
-            timeout,
+            seconds(timeout, "timeout"),
             Retries(retries),
-            (("authorization", f"Bearer {token}"),) if token is not None else (),
+            (("authorization", f"Bearer {_checked(token)}"),) if token is not None else (),
             tls.credentials() if isinstance(tls, Tls) else None,
             (*_CHANNEL_OPTIONS, *(_UNCOMPRESSED if compression is None else ()), *named, *options),
             _COMPRESSION[compression],
@@ -110,6 +115,25 @@ class Connection:
         if self.credentials is None:
             return grpc_module.insecure_channel(self.address, **arguments)
         return grpc_module.secure_channel(self.address, self.credentials, **arguments)
+
+
+def seconds(timeout: float | None, argument: str) -> float | None:
+    """A deadline that a caller gave, checked."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, numbers.Real) and not isinstance(timeout, bool) and 0 < timeout < _TIMEOUT_END:
+        return float(timeout)
+    raise InvalidError(f"`{argument}` is {timeout!r}; give seconds above zero, fewer than a billion")
+
+
+def _checked(token: str) -> str:
+    """A token that can travel; what is wrong with another one is told without it."""
+    if not isinstance(token, str):
+        raise InvalidError(f"`token` is a {type(token).__name__}; give it as text")
+    if not token or not all("!" <= each <= "~" for each in token):
+        what = "is empty" if not token else "has a line break, a blank or another character that no token has"
+        raise InvalidError(f"`token` {what}; give it as `asof tokens create` printed it, without what is around it")
+    return token
 
 
 @dataclass(frozen=True)

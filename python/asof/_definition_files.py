@@ -9,8 +9,10 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ._definitions import KINDS, Definition, definition_from_dict
 from ._exceptions import InvalidError, NotFoundError
@@ -36,11 +38,20 @@ class DefinitionSet:
 
     def add(self, definition: Definition) -> None:
         """Adds a definition, and those it refers to; another one of its name is refused."""
+        if not isinstance(definition, Definition):
+            raise InvalidError(f"{definition!r} is no definition; give an asof.FeatureView, an asof.Entity, …")
         for reference in definition.references():
             self.add(reference)
         known = self._by_kind[definition.kind].setdefault(definition.name, definition)
         if known is not definition and known.to_dict() != definition.to_dict():
             raise InvalidError(f"`{definition.name}` is defined twice among {definition.kind}; give one another name")
+
+    @staticmethod
+    def alone(definition: Definition) -> DefinitionSet:
+        """One definition, without those it refers to."""
+        found = DefinitionSet()
+        found._by_kind[definition.kind][definition.name] = definition
+        return found
 
     def __iter__(self) -> Iterator[Definition]:
         for kind in self._by_kind.values():
@@ -82,11 +93,15 @@ class DefinitionSet:
     def read(path: str | os.PathLike[str]) -> DefinitionSet:
         """The definitions of a file, or of a folder's files together; needs PyYAML."""
         root = Path(path)
+        if not root.exists():
+            raise NotFoundError(f"there is no file or folder `{path}`")
         files = sorted(each for each in root.rglob("*") if each.suffix.lower() in (".yaml", ".yml"))
         definitions = DefinitionSet()
         for file in files if root.is_dir() else [root]:
             for document in _load(file):
                 for kind, mappings in document.items():
+                    if mappings is not None and not isinstance(mappings, list):
+                        raise InvalidError(f"`{kind}` of {file} is no list; write each definition with `- ` before it")
                     for mapping in mappings or ():
                         definitions.add(definition_from_dict(kind, mapping))
         return definitions
@@ -109,6 +124,42 @@ class DefinitionSet:
                 for definition in _definitions_in(value):
                     found.add(definition)
         return found
+
+
+class DefinitionFolder:
+    """Definitions that a program keeps in a folder of its own, a file each: ``KIND/NAME.yaml``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def written(self, definitions: DefinitionSet, *, replace: bool) -> Iterator[None]:
+        """Writes the definitions; if the block fails, the folder is as it was.
+
+        Args:
+            replace: Remove the files of all others.
+        """
+        files = {self._file(each): DefinitionSet.alone(each) for each in definitions}
+        gone = [file for file in self._folder.glob("*/*.yaml") if file not in files] if replace else []
+        before = {file: file.read_bytes() if file.exists() else None for file in [*files, *gone]}
+        try:
+            for file, alone in files.items():
+                alone.write(file)
+            for file in gone:
+                file.unlink()
+            yield
+        except BaseException:
+            for file, content in before.items():
+                if content is None:
+                    file.unlink(missing_ok=True)
+                else:
+                    file.write_bytes(content)
+            raise
+
+    def _file(self, definition: Definition) -> Path:
+        # Whatever the name is, it makes a file that is here and is not hidden; `asof apply` says what a name is.
+        name = quote(definition.name, safe="").replace(".", "%2E")
+        return self._folder / definition.kind / f"{name or '%'}.yaml"
 
 
 def _definitions_in(value: object) -> Iterator[Definition]:
@@ -165,6 +216,9 @@ _DURATION = re.compile(r"^[0-9]+(ms|s|m|h|d|w)\Z")
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+
+
 def _scalar(value: Any, plain: re.Pattern[str] = _PLAIN) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
@@ -173,7 +227,19 @@ def _scalar(value: Any, plain: re.Pattern[str] = _PLAIN) -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    """In quotes; what cannot be seen is written as YAML spells it."""
+    return '"' + "".join(map(_spelled, text)) + '"'
+
+
+def _spelled(character: str) -> str:
+    code = ord(character)
+    if 0xD800 <= code <= 0xDFFF:
+        raise InvalidError(f"U+{code:04X} is half of a character, which no file can hold; leave it out")
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _flow(value: Any) -> str:

@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 _FORMS = "give a list of dicts, a dict of lists, or an Arrow, pandas or polars table"
 
 
-def to_table(entities: Any, request: Mapping[str, Any] | None = None) -> pa.Table:
+def to_table(entities: Any, request: Mapping[str, Any] | None = None, *, argument: str = "entities") -> pa.Table:
     """The rows of `entities` with the columns of `request` after them.
 
-    A key that some dicts lack is null there. A pandas index is no column.
+    A key that some dicts lack is null there. A pandas index is no column. Messages call the rows `argument`.
 
     >>> to_table([{"carrier": "UA"}, {"carrier": "AA"}], {"distance": [1.0, 2.0]}).column_names
     ['carrier', 'distance']
     """
-    table = _to_table(entities)
+    table = _to_table(entities, argument)
     if request is None:
         return table
     values = _columns(request, "request")
@@ -61,35 +61,35 @@ def to_spine(entities: Any, request: Mapping[str, Any] | None = None) -> pa.Tabl
         return to_table(entities, request)
     if request is not None:
         raise InvalidError("`request` has a value for each row; let the reader of `entities` carry its columns")
-    _refuse_twice(entities.schema.names)
+    _refuse_twice(entities.schema.names, "entities")
     return entities
 
 
-def _refuse_twice(names: list[str]) -> None:
+def _refuse_twice(names: list[str], argument: str) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise InvalidError(f"`entities` has two columns `{twice[0]}`; rename or drop one of them")
+        raise InvalidError(f"`{argument}` has two columns `{twice[0]}`; rename or drop one of them")
 
 
-def _to_table(entities: Any) -> pa.Table:
+def _to_table(entities: Any, argument: str) -> pa.Table:
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if isinstance(entities, pa.Table):
         table = entities
     elif isinstance(entities, pa.RecordBatch):
         table = pa.Table.from_batches([entities])
     elif pandas is not None and isinstance(entities, pandas.DataFrame):
-        table = _arrow(lambda: pa.Table.from_pandas(entities, preserve_index=False), "entities")
+        table = _arrow(lambda: pa.Table.from_pandas(entities, preserve_index=False), argument)
     elif polars is not None and isinstance(entities, polars.DataFrame):
         table = entities.to_arrow()
     elif isinstance(entities, Mapping):
-        return _columns(entities, "entities")
+        return _columns(entities, argument)
     elif hasattr(entities, "__arrow_c_stream__"):
-        table = _arrow(lambda: pa.table(entities), "entities")
+        table = _arrow(lambda: pa.table(entities), argument)
     elif isinstance(entities, Iterable) and not isinstance(entities, (str, bytes)):
-        return _rows(list(entities))
+        return _rows(list(entities), argument)
     else:
-        raise InvalidError(f"`entities` is a {type(entities).__name__}; {_FORMS}")
-    _refuse_twice(table.column_names)
+        raise InvalidError(f"`{argument}` is a {type(entities).__name__}; {_FORMS}")
+    _refuse_twice(table.column_names, argument)
     # What pandas writes about its index is of no use to a server.
     return table.replace_schema_metadata(None)
 
@@ -113,13 +113,13 @@ def _columns(columns: Mapping[str, Any], argument: str) -> pa.Table:
     return pa.table(arrays)
 
 
-def _rows(rows: Sequence[Any]) -> pa.Table:
+def _rows(rows: Sequence[Any], argument: str) -> pa.Table:
     names: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
-            raise InvalidError(f"row {number} of `entities` is a {type(row).__name__}; {_FORMS}")
+            raise InvalidError(f"row {number} of `{argument}` is a {type(row).__name__}; {_FORMS}")
         names.update(dict.fromkeys(map(_name, row)))
-    return pa.table({name: _array([row.get(name) for row in rows], name, "entities") for name in names})
+    return pa.table({name: _array([row.get(name) for row in rows], name, argument) for name in names})
 
 
 def _name(name: Any) -> str:

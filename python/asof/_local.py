@@ -17,9 +17,10 @@ from typing import Any
 
 from ._binary import find_binary
 from ._client import Client
-from ._definition_files import DefinitionSet
+from ._connection import seconds
+from ._definition_files import DefinitionFolder, DefinitionSet
 from ._definitions import Definition
-from ._exceptions import NotFoundError, UnavailableError, from_kind
+from ._exceptions import InvalidError, NotFoundError, UnavailableError, from_kind
 from ._times import Time, to_text
 
 _STOP_SECONDS = 20.0
@@ -73,6 +74,7 @@ class Local(Client):
         start_timeout: float = 120.0,
     ) -> None:
         self._binary = find_binary()
+        seconds(start_timeout, "start_timeout")
         self.project = _project(Path(project), create)
         options = ["--allow-request-time"] if allow_request_time else []
         self._server = _Server(self._binary, self.project, options, start_timeout)
@@ -85,30 +87,28 @@ class Local(Client):
         """``host:port`` of the server's HTTP port."""
         return self._server.http
 
-    def apply(self, *definitions: Definition | Iterable[Definition], allow_breaking: bool = False) -> dict[str, Any]:
+    def apply(
+        self,
+        *definitions: Definition | Iterable[Definition],
+        replace: bool = False,
+        allow_breaking: bool = False,
+    ) -> dict[str, Any]:
         """Makes the project's definition files the registry's newest version, and waits until the server has it.
 
         Args:
-            definitions: Written to ``feature_defs/from_python.yaml`` before, with those they refer to. They take the
-                place of what was written there earlier: a view that is left out is removed. If they are refused,
-                the file is as it was.
+            definitions: Written below ``feature_defs/from_python`` before, with those they refer to, a file each.
+                One takes the place of that of its kind and name; the others that were written there earlier stay.
+                If they are refused, the files are as they were.
+            replace: Remove what was written there earlier and is not among `definitions`.
             allow_breaking: Also if feature services need what goes.
 
         Returns what ``asof apply --output json`` prints.
         """
-        file = self.project / "feature_defs" / "from_python.yaml"
-        before = file.read_bytes() if file.exists() else None
-        if definitions:
-            flat = [each for one in definitions for each in ([one] if isinstance(one, Definition) else one)]
-            DefinitionSet(flat).write(file)
-        try:
-            done: dict[str, Any] = self.command("apply", "--yes", *(["--allow-breaking"] if allow_breaking else []))
-        except BaseException:
-            if definitions and before is None:
-                file.unlink(missing_ok=True)
-            elif definitions and before is not None:
-                file.write_bytes(before)
-            raise
+        flat = [each for one in definitions for each in _each(one)]
+        folder = DefinitionFolder(self.project / "feature_defs" / "from_python")
+        options = ["--allow-breaking"] if allow_breaking else []
+        with folder.written(DefinitionSet(flat), replace=replace):
+            done: dict[str, Any] = self.command("apply", "--yes", *options)
         self._follow(done["version"])
         return done
 
@@ -116,6 +116,9 @@ class Local(Client):
         self, *views: str | Definition, start: Time | None = None, end: Time | None = None
     ) -> dict[str, Any]:
         """Computes views, or all of them, into the offline and the online store, as ``asof materialize`` does."""
+        for view in views:
+            if not isinstance(view, str | Definition):
+                raise InvalidError(f"{view!r} is no view; give its name, or an asof.FeatureView")
         names = [view if isinstance(view, str) else view.name for view in views]
         given = {"start": start, "end": end}
         times = [f"--{name}={to_text(time, name)}" for name, time in given.items() if time is not None]
@@ -276,3 +279,7 @@ def _project(folder: Path, create: bool) -> Path:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", folder.resolve().name) or "project"
         settings.write_text(f"project: {name}\n")
     return folder.resolve()
+
+
+def _each(given: Definition | Iterable[Definition]) -> Iterable[Definition]:
+    return given if isinstance(given, Iterable) and not isinstance(given, str) else [given]

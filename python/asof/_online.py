@@ -132,6 +132,14 @@ class _OnlineAnswer(Answer):
         statuses = next((column.statuses for column in self._features if column.name == name), None)
         return [""] * count if statuses is None else [str(_STATUSES[number]) for number in statuses[:count]]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels as values: what came cannot be pickled."""
+        statuses = {column.name: _status_names(column).cast(pa.string()) for column in self._features}
+        times = None
+        if self._question.options["event_timestamps"]:
+            times = pa.table({column.name: decode_event_timestamps(column) for column in self._features})
+        return Answer, (self._table, self._metadata, statuses, times)
+
     def __len__(self) -> int:
         return len(self._features[0].statuses) if self._features else int(self._question.rows.num_rows)
 

@@ -61,7 +61,7 @@ def push_messages(source: str, rows: Entities, acknowledge: Acknowledge) -> Iter
     """
     if acknowledge not in _ACKNOWLEDGE:
         raise InvalidError(f"`acknowledge` is {acknowledge!r}; it is 'durable', 'visible' or 'async'")
-    table = to_table(rows)
+    table = to_table(rows, argument="rows")
     return _messages(source, table, _ACKNOWLEDGE[acknowledge])
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._exceptions import InvalidError
 from ._proto import feature_store_pb2 as pb
 
 Features = str | Sequence[str]
@@ -28,7 +29,10 @@ def selection(features: Features) -> pb.FeatureSelection:
         if ":" not in features:
             return pb.FeatureSelection(feature_service=features)
         features = [features]
-    return pb.FeatureSelection(features=list(features))
+    references = list(features) if isinstance(features, Iterable) else [None]
+    if not all(isinstance(each, str) for each in references):
+        raise InvalidError(f"`features` is {features!r}; give a feature service's name, or a list of `view:feature`")
+    return pb.FeatureSelection(features=references)
 
 
 # Different questions of one program, by far.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from ._html import table_html
 from ._proto import feature_store_pb2 as pb
@@ -25,26 +27,79 @@ class ViewStatus:
 
 
 @dataclass(frozen=True)
+class StreamStatus:
+    """How a source's stream stands."""
+
+    source: str
+    watermark: datetime | None
+    """The greatest event timestamp accepted so far."""
+    accepted: int
+    dead_letters: int
+    duplicates: int
+    """Events whose id came before; this and what follows since the server started."""
+    late: int
+    ignored: int
+    """Events before the source's ``stream_from``."""
+    online_lag_records: int
+    """Records of the log, of all sources, that are not answered online yet."""
+    offline_lag_records: int
+    """Records of the log, of all sources, that are not in the event tables yet."""
+
+
+@dataclass(frozen=True)
 class ServerStatus:
-    """A server, its registry, its views."""
+    """A server, its registry, its views, its streams."""
 
     project: str
     server_version: str
     registry_version: int
     views: tuple[ViewStatus, ...]
+    streams: tuple[StreamStatus, ...] = ()
 
     @staticmethod
     def of(response: pb.GetStatusResponse) -> ServerStatus:
-        views = tuple(_view(view) for view in response.views)
-        return ServerStatus(response.project, response.server_version, response.registry_version, views)
+        return ServerStatus(
+            response.project,
+            response.server_version,
+            response.registry_version,
+            tuple(_view(view) for view in response.views),
+            tuple(_stream(stream) for stream in response.streams),
+        )
 
     def _repr_html_(self) -> str:
-        heads = [("view", ""), ("table version", ""), ("materialized until", ""), ("online table version", "")]
-        rows = [
-            [(view.name, ""), (view.table_version, ""), (view.materialized_until, ""), (view.online_table_version, "")]
-            for view in self.views
+        heads = ("view", "table version", "materialized until", "online table version")
+        views = [(view.name, view.table_version, view.materialized_until, view.online_table_version) for view in self.views]
+        shown = _table(f"{self.project}, registry version {self.registry_version}", heads, views)
+        if not self.streams:
+            return shown
+        columns = ("stream", "watermark", "accepted", "dead letters", "repeated", "late", "ignored")
+        streams = [
+            (each.source, each.watermark, each.accepted, each.dead_letters, each.duplicates, each.late, each.ignored)
+            for each in self.streams
         ]
-        return table_html(f"{self.project}, registry version {self.registry_version}", heads, rows)
+        return shown + _table("streams", columns, streams)
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    return table_html(caption, [(head, "") for head in heads], [[(value, "") for value in row] for row in rows])
+
+
+def _stream(stream: pb.StreamStatus) -> StreamStatus:
+    return StreamStatus(
+        source=stream.source,
+        watermark=_instant(stream.watermark) if stream.HasField("watermark") else None,
+        accepted=stream.accepted,
+        dead_letters=stream.dead_letters,
+        duplicates=stream.duplicates,
+        late=stream.late,
+        ignored=stream.ignored,
+        online_lag_records=stream.online_lag_records,
+        offline_lag_records=stream.offline_lag_records,
+    )
+
+
+def _instant(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
 
 
 def _view(view: pb.ViewStatus) -> ViewStatus:
@@ -55,6 +110,6 @@ def _view(view: pb.ViewStatus) -> ViewStatus:
     return ViewStatus(
         view.name,
         given("table_version"),
-        None if until is None else _EPOCH + timedelta(microseconds=until),
+        None if until is None else _instant(until),
         given("online_table_version"),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ._answer import Metadata
-from ._exceptions import InternalError
+from ._exceptions import InternalError, InvalidError
 
 if TYPE_CHECKING:
     from ._calls import OpenAnswer
@@ -45,6 +45,11 @@ def _open(pieces: _Pieces) -> pa.RecordBatchReader:
         raise InternalError(f"the answer is no Arrow IPC stream: {error}") from error
 
 
+def _refuse_closed(is_closed: bool) -> None:
+    if is_closed:
+        raise InvalidError("the answer was closed; ask again for more of it")
+
+
 class AnswerStream:
     """A batch answer on its way: iterate over its record batches, or give :attr:`reader` to what reads Arrow.
 
@@ -53,6 +58,7 @@ class AnswerStream:
 
     def __init__(self, opened: OpenAnswer, receive: Callable[[], Any]) -> None:
         self._opened = opened
+        self._is_closed = False
         self._reader = _open(_Pieces(opened, receive))
 
     @property
@@ -71,10 +77,17 @@ class AnswerStream:
         return self._reader
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        return iter(self._reader)
+        while True:
+            _refuse_closed(self._is_closed)
+            try:
+                batch = self._reader.read_next_batch()
+            except StopIteration:
+                return
+            yield batch
 
     def close(self) -> None:
         """Stops the answer if it is still on its way."""
+        self._is_closed = True
         self._opened.stream.cancel()
 
     def __enter__(self) -> AnswerStream:
@@ -91,6 +104,7 @@ class AsyncAnswerStream:
 
     def __init__(self, opened: OpenAnswer, receive: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self._opened, self._receive = opened, receive
+        self._is_closed = False
 
     @property
     def metadata(self) -> Metadata:
@@ -99,6 +113,7 @@ class AsyncAnswerStream:
 
     async def __aiter__(self) -> AsyncIterator[pa.RecordBatch]:
         loop = asyncio.get_running_loop()
+        _refuse_closed(self._is_closed)
 
         def receive() -> Any:
             # Arrow reads in a thread; the messages come on the loop.
@@ -107,9 +122,11 @@ class AsyncAnswerStream:
         reader = await asyncio.to_thread(_open, _Pieces(self._opened, receive))
         while (batch := await asyncio.to_thread(next, reader, None)) is not None:
             yield batch
+            _refuse_closed(self._is_closed)
 
     async def close(self) -> None:
         """Stops the answer if it is still on its way."""
+        self._is_closed = True
         self._opened.stream.cancel()
 
     async def __aenter__(self) -> AsyncAnswerStream:

@@ -18,7 +18,7 @@ import asof  # noqa: E402
 SECTIONS = {
     "Clients": ["Client", "AsyncClient", "Local", "Tls"],
     "Answers": ["Answer", "AnswerStream", "AsyncAnswerStream", "Metadata", "Status", "PushResult", "AsofWarning"],
-    "What there is": ["Catalog", "FeatureReference", "ServerStatus", "ViewStatus"],
+    "What there is": ["Catalog", "FeatureReference", "ServerStatus", "ViewStatus", "StreamStatus"],
     "Definitions": [
         "Definition", "Entity", "Source", "Batch", "View", "FeatureView", "Aggregation", "OnDemandFeatureView",
         "OnDemandFeature", "FeatureService", "Projection", "Field", "DefinitionSet",

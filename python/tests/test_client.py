@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import pickle
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -269,3 +271,49 @@ def test_one_async_client_serves_one_loop_after_another(client: asof.Client, sto
     asyncio.run(both())
     asyncio.run(both())
     assert len(store.asked) == 4
+
+
+def test_an_answer_travels_to_other_processes(client: asof.Client, store: FakeStore) -> None:
+    mean = encode("mean", pa.array([1.5, None]), "float64")
+    mean.statuses.extend([pb.PRESENT, pb.NOT_FOUND])
+    mean.event_timestamps.extend([1_000_000, 0])
+    mean.event_timestamps_validity = b"\x01"
+    store.columns = [mean]
+    rows = [{"carrier": "UA"}, {"carrier": "AA"}]
+    for asked in (False, True):
+        answer = client.get_online_features(["delay"], rows, statuses=asked, event_timestamps=asked)
+        there = pickle.loads(pickle.dumps(answer))
+        assert there.to_arrow().equals(answer.to_arrow()) and there.to_dict() == answer.to_dict()
+        assert (there.statuses, there.event_timestamps) == (answer.statuses, answer.event_timestamps)
+        assert (there.metadata, len(there)) == (answer.metadata, 2)
+
+
+@pytest.mark.parametrize("features", [None, 7, ["delay", 7]])
+def test_features_that_are_none_are_refused(client: asof.Client, features: Any) -> None:
+    with pytest.raises(asof.InvalidError, match="`features` is .*; give a feature service's name"):
+        client.get_online_features(features, [{"carrier": "UA"}])
+    with pytest.raises(asof.InvalidError, match="`features` is"):
+        client.get_batch_features(features, as_of="2024-01-01")
+
+
+def test_versions_are_those_of_an_answer(client: asof.Client) -> None:
+    with pytest.raises(asof.InvalidError, match="`versions` is 'x'; give the `metadata` of an earlier answer"):
+        client.get_batch_features(["delay"], as_of="2024-01-01", versions="x")  # type: ignore[arg-type]
+
+
+def test_a_source_is_listed_as_its_file_has_it(client: asof.Client, store: FakeStore) -> None:
+    columns = [{"name": "at", "type": "timestamp"}]
+    source = {"name": "clicks", "stream": {"type": "push", "columns": columns}, "schema": columns}
+    store.definitions = [("sources", source)]
+    (listed,) = client.list_sources()
+    assert listed.stream == {"type": "push"}
+    assert client.list_definitions("sources")[0]["stream"]["columns"] == columns
+
+
+def test_streams_are_part_of_the_status(client: asof.Client, store: FakeStore) -> None:
+    store.status.streams.add(source="clicks", watermark=1_000_000, accepted=7, late=1)
+    store.status.streams.add(source="quiet")
+    first, second = client.status().streams
+    assert (first.source, first.accepted, first.late) == ("clicks", 7, 1)
+    assert first.watermark == dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.UTC) and second.watermark is None
+    assert "clicks" in client.status()._repr_html_()

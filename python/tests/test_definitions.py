@@ -158,7 +158,7 @@ TEXTS = [
     "no", "On", "y", "NULL", "~", "1", "1.5", "1e3", "0x1f", "1:30", "2024-05-01", "7d", "-", "- a", "a: b",
     "a #b", "#a", " a", "a ", "", "a\nb", "a\n", "\na", " a\nb", "a \nb", "a\n\n", "é€😀", "\t", "a\tb", "'a'",
     "\"a\"", "\\", "a\\n", "{a}", "[a]", "a, b", "a]", "*a", "&a", "!a", "%a", "@a", "`a`", "|", ">", "?", "a?",
-    ": a", "a:", "<<", "=", "\u0007", "\u2028", "\u0085", "a\r\nb", "---", "...", "yes\nno\n", "key: |\n  x",
+    ": a", "a:", "<<", "=", "\u0007", "\u2028", "\u0085", "a\r\nb", "---", "...", "yes\nno\n", "key: |\n  x", "\u0007😀", "\U000e0001", "\u2028😀\"\\",
     "a'b", "it's, fine; so", "(a + b) / 2 > 15", "true",
 ]  # fmt: skip
 
@@ -178,13 +178,30 @@ def test_the_command_reads_every_text_as_it_was(binary: str, tmp_path: Path) -> 
     """Another reader of YAML than PyYAML, and the one that counts."""
     key = [asof.Field("k", "string")]
     entities = [
-        asof.Entity(name=f"e{number}", description=text, tags={text: text, "t": text}, owner=text, join_keys=key)
+        asof.Entity(name=f"e{number:03}", description=text, tags={text: text, "t": text}, owner=text, join_keys=key)
         for number, text in enumerate(TEXTS)
     ]
     del binary
     with asof.Local(tmp_path, create=True) as store:
         store.apply(entities)
         assert store.list_entities() == entities
+
+
+def test_half_a_character_is_refused(tmp_path: Path) -> None:
+    definitions = asof.DefinitionSet([asof.Entity(name="x", description="\ud83d", join_keys=[])])
+    with pytest.raises(asof.InvalidError, match="half of a character"):
+        definitions.write(tmp_path / "x.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_definition_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(asof.InvalidError, match="'x' is no definition"):
+        asof.DefinitionSet(["x"])  # type: ignore[list-item]
+    with pytest.raises(asof.NotFoundError, match="no file or folder `.*nowhere.yaml`"):
+        asof.DefinitionSet.read(tmp_path / "nowhere.yaml")
+    (tmp_path / "x.yaml").write_text("entities: {name: x}\n")
+    with pytest.raises(asof.InvalidError, match="`entities` of .*x.yaml is no list"):
+        asof.DefinitionSet.read(tmp_path)
 
 
 def test_the_examples_are_there() -> None:

@@ -78,3 +78,9 @@ def test_what_is_no_table_is_refused(entities: Any, request_values: Any, message
     with pytest.raises(asof.InvalidError) as error:
         to_table(entities, request_values)
     assert message in str(error.value)
+
+
+def test_messages_name_the_caller_s_argument() -> None:
+    for rows in (7, [7], {"a": 1}, {"a": [1, "x"]}, pa.table([[1], [2]], names=["a", "a"])):
+        with pytest.raises(asof.InvalidError, match="`rows`"):
+            to_table(rows, argument="rows")

@@ -71,15 +71,48 @@ def test_from_an_empty_folder_to_a_served_feature(tmp_path: Path) -> None:
         # A change is served as soon as `apply` returns.
         assert store.apply(spent, asof.FeatureService(name="v1", features=[spent]))["version"] == 2
         assert store.catalog().services.v1 == "v1"
-        # What is refused leaves the file as it was.
-        written = (tmp_path / "feature_defs/from_python.yaml").read_bytes()
+        # What is refused leaves the files as they were.
+        before = written(tmp_path)
         with pytest.raises(asof.InvalidError, match="nope"):
             missing = asof.Field("nope", "float64")
             store.apply(asof.FeatureView(name="wrong", entities=[customer], source=orders, features=[missing]))
-        assert (tmp_path / "feature_defs/from_python.yaml").read_bytes() == written
+        assert written(tmp_path) == before
+        with pytest.raises(asof.NotFoundError, match="did you mean `spent`"):
+            store.materialize("spend")
+        with pytest.raises(asof.InvalidError, match="5 is no view"):
+            store.materialize(5)  # type: ignore[arg-type]
         with pytest.raises(asof.InvalidError, match="colour"):
             (tmp_path / "feature_defs" / "more.yaml").write_text("entities: [{name: a, colour: red}]\n")
             store.apply()
+
+
+def written(project: Path) -> dict[str, str]:
+    """The definition files by name."""
+    return {str(file.relative_to(project)): file.read_text() for file in project.rglob("feature_defs/**/*.yaml")}
+
+
+def test_what_is_applied_joins_what_was_applied_before(tmp_path: Path) -> None:
+    def entity(name: str, description: str | None = None) -> asof.Entity:
+        return asof.Entity(name=name, description=description, join_keys=[asof.Field("k", "string")])
+
+    def applied() -> list[asof.Entity]:
+        return sorted(store.list_entities(), key=lambda each: each.name)
+
+    with asof.Local(tmp_path, create=True) as store:
+        store.apply(entity("a"), [entity("b")])
+        store.apply(entity("b", "newer"), entity("c"))
+        assert applied() == [entity("a"), entity("b", "newer"), entity("c")]
+        assert sorted(written(tmp_path)) == [f"feature_defs/from_python/entities/{name}.yaml" for name in "abc"]
+        before = written(tmp_path)
+        for wrong in ("../up", "a/b", "..", ""):
+            with pytest.raises(asof.InvalidError):
+                store.apply(entity("d"), entity(wrong), replace=True)
+            assert written(tmp_path) == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["asof.yaml", "feature_defs", "state"]
+        store.apply(entity("c"), replace=True)
+        assert applied() == [entity("c")]
+        with pytest.raises(asof.InvalidError, match="'c' is no definition"):
+            store.apply("c")  # type: ignore[arg-type]
 
 
 def test_the_server_ends_with_the_block_and_another_may_start(tmp_path: Path) -> None:

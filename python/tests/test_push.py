@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import urllib.request
+from collections.abc import Iterator
 
 import grpc
 import pyarrow as pa
@@ -43,3 +46,67 @@ def test_a_push_is_not_tried_again(client: asof.Client, store: FakeStore) -> Non
 def test_an_acknowledgement_that_is_none_is_refused(client: asof.Client) -> None:
     with pytest.raises(asof.InvalidError, match="`acknowledge` is 'never'"):
         client.push("arrivals", ROWS, acknowledge="never")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def local(binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[asof.Local]:
+    """A project whose events are readings of a device, by a whole number."""
+    columns = {"at": "timestamp", "device": "int64", "value": "float64", "level": "int32"}
+    source = asof.Source(
+        name="readings",
+        stream={"type": "push"},
+        event_timestamp="at",
+        schema=[asof.Field(name, kind) for name, kind in columns.items()],
+    )
+    view = asof.FeatureView(
+        name="newest",
+        entities=[asof.Entity(name="device", join_keys=[asof.Field("device", "int64")])],
+        source=source,
+        features=[asof.Field("value", "float64"), asof.Field("level", "int32")],
+    )
+    del binary
+    with asof.Local(tmp_path_factory.mktemp("readings"), create=True) as store:
+        store.apply(view)
+        yield store
+
+
+def readings(values: pa.Array, levels: pa.Array) -> pa.Table:
+    at = pa.array([1_700_000_000_000_000] * len(values), pa.timestamp("us", "UTC"))
+    return pa.table({"at": at, "device": range(len(values)), "value": values, "level": levels})
+
+
+def test_numbers_that_lose_nothing_are_taken(local: asof.Local) -> None:
+    rows = readings(pa.array([1, None, 2**53]), pa.array([1.0, None, -(2.0**31)]))
+    assert local.push("readings", rows, acknowledge="visible").accepted == 3
+    answer = local.get_online_features(["newest"], {"device": [0, 1, 2]}).to_dict()
+    assert answer == {"device": [0, 1, 2], "value": [1.0, None, 2.0**53], "level": [1, None, -(2**31)]}
+    for column, wrong in (
+        ("value", readings(pa.array([2**53 + 1]), pa.array([1]))),
+        ("level", readings(pa.array([1.0]), pa.array([0.5]))),
+        ("level", readings(pa.array([1.0]), pa.array([2**31]))),
+        ("level", readings(pa.array([1.0]), pa.array([float("nan")]))),
+    ):
+        with pytest.raises(asof.InvalidError, match=f"column `{column}` of source .*: send values that it can hold"):
+            local.push("readings", wrong)
+    assert local.status().streams[0].accepted == 3
+
+
+def test_the_message_is_about_rows(local: asof.Local) -> None:
+    with pytest.raises(asof.InvalidError, match="`rows` is a int"):
+        local.push("readings", 7)  # type: ignore[arg-type]
+
+
+def test_the_stream_shows_in_status_and_lists(local: asof.Local) -> None:
+    (stream,) = local.status().streams
+    assert stream.source == "readings" and stream.dead_letters == 0
+    (source,) = local.list_sources()
+    assert source.stream == {"type": "push"}
+
+
+@pytest.mark.parametrize("device", ["18446744073709551615", '"18446744073709551615"', "9223372036854775808"])
+def test_a_number_that_no_key_can_be_is_an_unknown_key_over_http(local: asof.Local, device: str) -> None:
+    body = f'{{"features": ["newest:value"], "entities": {{"device": [{device}, null]}}}}'
+    with urllib.request.urlopen(f"http://{local.http}/v1/get-online-features", body.encode()) as answer:
+        key, value = json.load(answer)["columns"]
+    assert (value["statuses"][0], value["values"][0]) == ("NOT_FOUND", None)
+    assert str(key["values"][0]) == device.strip('"')

@@ -121,6 +121,32 @@ def test_a_server_that_comes_back_is_found(store: FakeStore) -> None:
     server.stop(None).wait()
 
 
+def test_a_server_that_is_slow_to_greet_is_waited_for(address: str) -> None:
+    """As one is behind a long line, or on a busy machine."""
+    host, port = address.split(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener, futures.ThreadPoolExecutor(2) as pool:
+
+        def forward(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def accept() -> None:
+            near, _ = listener.accept()
+            time.sleep(0.5)
+            with near, socket.create_connection((host, int(port))) as far:
+                sending = pool.submit(forward, near, far)
+                forward(far, near)
+                sending.result()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        with asof.Client(f"127.0.0.1:{listener.getsockname()[1]}", retries=0) as client:
+            client.push("arrivals", [{"carrier": "UA"}, {"carrier": "AA"}])
+        accepting.join()
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `server.pem` and `server.key`, signed by itself for the name `features.test`."""
@@ -167,6 +193,39 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         asof.Client("localhost:1", compression="brotli")
     with pytest.raises(asof.InvalidError, match="`retries` is -1"):
         asof.AsyncClient("localhost:1", retries=-1)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "5", True, 1e300])
+def test_a_deadline_is_a_number_of_seconds(client: asof.Client, store: FakeStore, timeout: Any) -> None:
+    calls: list[Any] = [
+        lambda: asof.Client("localhost:1", timeout=timeout),
+        lambda: client.status(timeout=timeout),
+        lambda: client.get_batch_features(["delay"], as_of="2024-01-01", timeout=timeout),
+        lambda: client.get_online_features(["delay"], [{"carrier": "UA"}], timeout=timeout),
+        lambda: client.push("arrivals", [{"carrier": "UA"}], timeout=timeout),
+        lambda: asyncio.run(client.async_.status(timeout=timeout)),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="`timeout` is .*; give seconds above zero"):
+            call()
+    assert store.asked == []
+    client.status(timeout=1e8)
+
+
+@pytest.mark.parametrize("token", ["top-secret\n", "top secret", "", "top-sécret", 7])
+def test_a_token_that_cannot_travel_is_not_told(token: Any) -> None:
+    with pytest.raises(asof.InvalidError, match="`token`") as error:
+        asof.Client("localhost:1", token=token)
+    assert "top" not in str(error.value)
+
+
+def test_a_closed_client_says_so(address: str) -> None:
+    client = asof.Client(address)
+    client.close()
+    client.close()
+    for call in (client.status, lambda: client.get_batch_features(["delay"], as_of="2024-01-01")):
+        with pytest.raises(asof.InvalidError, match="the client is closed; make another one"):
+            call()
 
 
 def test_channel_options_are_passed_on(address: str, store: FakeStore) -> None:

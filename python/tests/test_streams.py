@@ -138,3 +138,68 @@ def test_an_answer_that_breaks_off_is_an_error(client: asof.Client, store: FakeS
         asyncio.run(read())
     # What was given out is not asked for again.
     assert len(store.asked) == 3
+
+
+class _Broken(Exception):
+    """Of the caller's own making."""
+
+
+def broken() -> pa.RecordBatchReader:
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield from batches(3)
+        raise _Broken("the disk is gone")
+
+    return pa.RecordBatchReader.from_batches(SCHEMA, rows())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_spine_that_fails_fails_with_its_own_error(client: asof.Client) -> None:
+    with pytest.raises(_Broken, match="the disk is gone"):
+        client.get_batch_features(features=["delay"], entities=broken())
+
+    async def ask() -> None:
+        try:
+            await client.async_.get_batch_features(features=["delay"], entities=broken())
+        finally:
+            await client.async_.close()
+
+    with pytest.raises(_Broken, match="the disk is gone"):
+        asyncio.run(ask())
+
+
+def test_a_batch_call_past_its_deadline_says_so(client: asof.Client, store: FakeStore) -> None:
+    store.delay_secs, store.table = 0.5, pa.Table.from_batches(batches(1))
+    with pytest.raises(asof.UnavailableError, match="within the deadline"):
+        client.get_batch_features(features=["delay"], entities=store.table, timeout=0.1)
+
+    async def ask() -> None:
+        try:
+            await client.async_.get_batch_features(features=["delay"], entities=store.table, timeout=0.1)
+        finally:
+            await client.async_.close()
+
+    with pytest.raises(asof.UnavailableError, match="within the deadline"):
+        asyncio.run(ask())
+
+
+def test_a_stream_that_was_closed_says_so(client: asof.Client, store: FakeStore) -> None:
+    store.table = pa.Table.from_batches(batches(200))
+    with client.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+        rows = iter(stream)
+        next(rows)
+    with pytest.raises(asof.InvalidError, match="the answer was closed"):
+        next(rows)
+    with pytest.raises(asof.InvalidError, match="the answer was closed"):
+        list(stream)
+
+    async def read() -> None:
+        async with await client.async_.stream_batch_features(features=["delay"], as_of="2024-01-01") as stream:
+            pass
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            await client.async_.close()
+
+    with pytest.raises(asof.InvalidError, match="the answer was closed"):
+        asyncio.run(read())

@@ -11,11 +11,12 @@ use crate::error::ErrorKind;
 use crate::materialization::MaterializationError;
 use crate::model_registry::ModelRegistryError;
 use crate::offline_store::OfflineStoreError;
-use crate::online_store::OnlineStoreError;
+use crate::online_store::{OnlineStoreError, SnapshotError};
 use crate::prediction::PredictionError;
 use crate::registry::RegistryError;
 use crate::retrieval::RetrievalError;
 use crate::serving::ServeError;
+use crate::serving::tokens::TokenError;
 use crate::stream_ingestion::IngestionError;
 use crate::time::TimeError;
 
@@ -30,6 +31,8 @@ pub enum CliError {
     NothingApplied,
     #[error("{0}")]
     Usage(String),
+    #[error("{0}")]
+    NotFound(String),
     #[error("{0}")]
     Refused(String),
     #[error("cannot {action}")]
@@ -71,6 +74,10 @@ pub enum CliError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
+    Tokens(#[from] TokenError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
     Engine(#[from] Box<datafusion::error::DataFusionError>),
 }
 
@@ -81,6 +88,7 @@ impl CliError {
                 ErrorKind::Invalid
             }
             CliError::Data { .. } => ErrorKind::Invalid,
+            CliError::NotFound(_) => ErrorKind::NotFound,
             CliError::NothingApplied | CliError::Refused(_) => ErrorKind::Precondition,
             CliError::Io { .. } | CliError::Write { .. } => ErrorKind::Unavailable,
             CliError::Unreachable { .. } | CliError::NoAnswer { .. } => ErrorKind::Unavailable,
@@ -97,6 +105,8 @@ impl CliError {
             CliError::Ingestion(error) => error.kind(),
             CliError::Retrieval(error) => error.kind(),
             CliError::Serve(error) => error.kind(),
+            CliError::Tokens(error) => error.kind(),
+            CliError::Snapshot(error) => error.kind(),
         }
     }
 }

@@ -128,5 +128,5 @@ pub fn unknown_view<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Cli
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("there are: {}", known.join(", ")),
     };
-    CliError::Usage(format!("there is no feature view `{name}`; {hint}"))
+    CliError::NotFound(format!("there is no feature view `{name}`; {hint}"))
 }

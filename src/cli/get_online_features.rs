@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::error::CliError;
 use super::get_batch_features::SelectionArguments;
-use super::online_access::{OnlineAccess, connect};
+use super::online_access::{Connection, OnlineAccess, connect};
 use super::output::{Output, table};
 use super::project::Project;
 use crate::retrieval::{FeatureSelection, OnlineRequest, OnlineRetrieval};
@@ -85,7 +85,7 @@ pub async fn run(
 }
 
 async fn ask_server(
-    channel: tonic::transport::Channel,
+    channel: Connection,
     asked: &OnlineRequest,
     event_timestamps: bool,
 ) -> Result<pb::GetOnlineFeaturesResponse, CliError> {

@@ -64,7 +64,7 @@ pub async fn describe(project: &Project, arguments: &DescribeArguments, output: 
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => format!("`asof list {kind}` shows what there is"),
         };
-        return Err(CliError::Usage(format!("there is no `{}` among the {kind}; {hint}", arguments.name)));
+        return Err(CliError::NotFound(format!("there is no `{}` among the {kind}; {hint}", arguments.name)));
     };
     output.say(format!("{:#}", definition.document));
     output.document(&definition.document);

@@ -97,7 +97,7 @@ async fn materialize_view(
     let upload_started = Instant::now();
     let uploaded = upload(project, job, view).await?;
     let upload_seconds = upload_started.elapsed().as_secs_f64();
-    output.say(describe(view, materialized.as_ref(), &uploaded));
+    output.say(describe(view, materialized.as_ref(), &uploaded, upload_seconds));
     let mut document = match &materialized {
         Some(materialized) => serde_json::to_value(materialized).unwrap_or_default(),
         None => json!({"view": view.name, "rows_read": 0, "rows_written": 0}),
@@ -153,15 +153,18 @@ fn start_bar(view: &FeatureView, progress: &Arc<Progress>, output: Output) -> Pr
     bar
 }
 
-fn describe(view: &FeatureView, done: Option<&MaterializedView>, uploaded: &Uploaded) -> String {
+fn describe(view: &FeatureView, done: Option<&MaterializedView>, uploaded: &Uploaded, upload_seconds: f64) -> String {
     let kind = if matches!(view.input, ViewInput::Sql { .. }) { " (SQL)" } else { "" };
     let Some(done) = done else {
-        return format!("{}{kind}: nothing to do, {} rows uploaded", view.name, uploaded.rows_put);
+        return format!(
+            "{}{kind}: nothing to do, {} rows uploaded in {upload_seconds:.2} s",
+            view.name, uploaded.rows_put
+        );
     };
     let range = done.range.map_or_else(|| "all rows".to_owned(), |range| range.to_string());
     let mut text = format!(
-        "{}{kind}: {range}: {} rows read, {} written as table version {}, {} uploaded, {:.2} s",
-        done.view, done.rows_read, done.rows_written, done.table_version, uploaded.rows_put, done.seconds
+        "{}{kind}: {range}: {} rows read, {} written as table version {} in {:.2} s, {} uploaded in {upload_seconds:.2} s",
+        done.view, done.rows_read, done.rows_written, done.table_version, done.seconds, uploaded.rows_put
     );
     if done.rows_skipped > 0 {
         text.push_str(&format!("; {} without key or event timestamp skipped", done.rows_skipped));

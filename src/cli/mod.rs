@@ -1,6 +1,8 @@
 //! The command line: one file a command. A command reads arguments and a project, calls one function, and prints.
 
 mod apply;
+mod backup;
+mod bench_echo;
 mod bench_serve;
 mod error;
 mod explain;
@@ -8,6 +10,7 @@ mod files;
 mod get_batch_features;
 mod get_online_features;
 mod init;
+mod json_log;
 mod list;
 mod materialize;
 mod models;
@@ -23,6 +26,7 @@ mod spine;
 mod status;
 mod stream;
 mod streams;
+mod tokens;
 mod vacuum;
 mod validate;
 
@@ -74,6 +78,10 @@ enum Command {
     Push(push::PushArguments),
     /// Make online values anew from the offline store.
     RebuildOnline(rebuild_online::RebuildOnlineArguments),
+    /// Write a snapshot of the online store, which may go on being served.
+    Backup(backup::BackupArguments),
+    /// Make the online store that of a snapshot, brought up to the offline store.
+    Restore(backup::RestoreArguments),
     /// Serve gRPC and HTTP.
     Serve(serve::ServeArguments),
     /// Take in what streams bring, without serving.
@@ -97,8 +105,13 @@ enum Command {
     Vacuum(vacuum::VacuumArguments),
     /// Bring the rows of tables together again after many small runs
     Optimize(optimize::OptimizeArguments),
+    /// Make, list and revoke the tokens that a server asks for.
+    Tokens(tokens::TokensArguments),
     /// Load a running server and report its latencies.
     BenchServe(bench_serve::BenchServeArguments),
+    /// Answer what a server answered, without its work: a measure for bench-serve
+    #[command(hide = true)]
+    BenchEcho(bench_echo::BenchEchoArguments),
 }
 
 /// Runs the command line of this process.
@@ -107,7 +120,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return output::refuse_arguments(&error, std::env::args_os()),
     };
-    if !matches!(arguments.command, Command::Serve(_) | Command::Stream) {
+    if !matches!(arguments.command, Command::Serve(_) | Command::Stream | Command::BenchEcho(_)) {
         share_memory();
     }
     start_tracing();
@@ -139,8 +152,11 @@ fn share_memory() {
 fn start_tracing() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ASOF_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off,asof=info"));
-    let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match std::env::var("ASOF_LOG_FORMAT").as_deref() {
+        Ok("json") => subscriber.with_ansi(false).event_format(json_log::JsonLines).init(),
+        _ => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
 }
 
 async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
@@ -158,6 +174,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::GetOnlineFeatures(arguments) => get_online_features::run(folder.as_deref(), &arguments, output).await,
         Command::Push(arguments) => push::run(&project()?, &arguments, output).await,
         Command::RebuildOnline(arguments) => rebuild_online::run(&project()?, &arguments, output).await,
+        Command::Backup(arguments) => backup::backup(&project()?, &arguments, output).await,
+        Command::Restore(arguments) => backup::restore(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
         Command::Stream => stream::run(project()?, output).await,
         Command::Models(arguments) => models::run(folder.as_deref(), arguments, output).await,
@@ -169,6 +187,8 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Status => status::run(&project()?, output).await,
         Command::Optimize(arguments) => optimize::run(&project()?, &arguments, output).await,
         Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
+        Command::Tokens(arguments) => tokens::run(&project()?, &arguments, output),
+        Command::BenchEcho(arguments) => bench_echo::run(&arguments, output).await,
         Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
     }
 }

@@ -60,8 +60,7 @@ impl Output {
 }
 
 fn error_document(kind: ErrorKind, message: &str, diagnostics: Value) -> Value {
-    let kind = format!("{kind:?}").to_lowercase();
-    json!({"error": {"kind": kind, "message": message, "diagnostics": diagnostics}})
+    json!({"error": {"kind": kind.name(), "message": message, "diagnostics": diagnostics}})
 }
 
 /// Prints why the arguments are not understood, or the help that they ask for.

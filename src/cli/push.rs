@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::error::CliError;
-use super::online_access::OnlineAccess;
+use super::online_access::{Connection, OnlineAccess};
 use super::output::Output;
 use super::project::Project;
 use crate::compile::Compiler;
@@ -77,7 +77,7 @@ fn pushed_source<'r>(registry: &'r RegistryVersion, name: &str) -> Result<&'r So
     let Some(source) = sources.iter().find(|source| source.name.as_str() == name) else {
         let hint = nearest(name, sources.iter().map(|source| source.name.as_str()));
         let hint = hint.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-        return Err(CliError::Usage(format!("there is no source `{name}`{hint}")));
+        return Err(CliError::NotFound(format!("there is no source `{name}`{hint}")));
     };
     match source.stream {
         Some(_) => Ok(source),
@@ -159,7 +159,7 @@ async fn push_here(
 }
 
 async fn push_to_server(
-    channel: tonic::transport::Channel,
+    channel: Connection,
     source: &Source,
     frame: DataFrame,
     wait_for: WaitFor,

@@ -1,5 +1,6 @@
 //! `asof rebuild-online`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -11,6 +12,8 @@ use super::online_access::OnlineAccess;
 use super::output::Output;
 use super::project::Project;
 use crate::materialization::{forget_position, sync_view};
+use crate::online_store::OnlineStore;
+use crate::registry::RegistryVersion;
 use crate::serving::pb::RebuildOnlineRequest;
 use crate::serving::pb::admin_client::AdminClient;
 
@@ -49,16 +52,7 @@ pub async fn run(project: &Project, arguments: &RebuildOnlineArguments, output: 
                 let done = sync_view(&registry, view, &offline, store.as_ref(), &engine).await?;
                 synced.push((view.name.as_str().to_owned(), done.rows_put, done.rows_deleted));
             }
-            let streamed = match super::streams::streamed_sources(&registry.definitions).next() {
-                Some(_) => {
-                    let ingestion = project.open_streams(&registry, store).await?;
-                    let fed = ingestion.fed_views(&arguments.views);
-                    let rebuilt = if fed.is_empty() { Ok(fed) } else { ingestion.rebuild(&fed).await };
-                    ingestion.close().await?;
-                    rebuilt?.iter().map(|view| view.as_str().to_owned()).collect()
-                }
-                None => Vec::new(),
-            };
+            let streamed = rebuild_streams(project, &registry, store, &arguments.views).await?;
             Rebuilt { synced, streamed }
         }
     };
@@ -71,4 +65,21 @@ pub async fn run(project: &Project, arguments: &RebuildOnlineArguments, output: 
     let view = |(name, put, deleted): &(String, u64, u64)| json!({"name": name, "rows_put": put, "rows_deleted": deleted, "streamed": rebuilt.streamed.contains(name)});
     output.document(&json!({"views": rebuilt.synced.iter().map(view).collect::<Vec<_>>(), "seconds": seconds}));
     Ok(())
+}
+
+/// Builds what streams brought of the views, or of all, anew in a store that nobody else has; gives the views' names.
+pub(super) async fn rebuild_streams(
+    project: &Project,
+    registry: &Arc<RegistryVersion>,
+    store: Arc<dyn OnlineStore>,
+    views: &[String],
+) -> Result<Vec<String>, CliError> {
+    if super::streams::streamed_sources(&registry.definitions).next().is_none() {
+        return Ok(Vec::new());
+    }
+    let ingestion = project.open_streams(registry, store).await?;
+    let fed = ingestion.fed_views(views);
+    let rebuilt = if fed.is_empty() { Ok(fed) } else { ingestion.rebuild(&fed).await };
+    ingestion.close().await?;
+    Ok(rebuilt?.iter().map(|view| view.as_str().to_owned()).collect())
 }

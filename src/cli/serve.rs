@@ -33,6 +33,9 @@ pub struct ServeArguments {
     /// Listen on addresses that others can reach, though nobody is asked for a token.
     #[arg(long)]
     insecure: bool,
+    /// Leave the streams to another server: answer from what the store holds, take no events.
+    #[arg(long)]
+    replica: bool,
     /// End when standard input does, as it does when the program is gone that started the server with a pipe.
     #[arg(long)]
     stop_with_stdin: bool,
@@ -42,8 +45,10 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
     let options = ServerOptions {
         grpc: arguments.grpc.unwrap_or(project.settings.server.grpc),
         http: arguments.http.unwrap_or(project.settings.server.http),
+        insecure: arguments.insecure,
     };
-    serve(project, options, arguments.allow_request_time, arguments.insecure, arguments.stop_with_stdin, output).await
+    let ServeArguments { allow_request_time, replica, stop_with_stdin, .. } = *arguments;
+    serve(project, options, allow_request_time, replica, stop_with_stdin, output).await
 }
 
 /// Serves at these addresses until the process is asked to end.
@@ -51,12 +56,12 @@ pub(super) async fn serve(
     project: Project,
     options: ServerOptions,
     allow_request_time: bool,
-    insecure: bool,
+    is_replica: bool,
     stop_with_stdin: bool,
     output: Output,
 ) -> Result<(), CliError> {
     let workers = Workers::start()?;
-    let online_store = project.open_online_store()?;
+    let online_store = project.serving_store()?;
     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
     let online = OnlineRetrieval { store: Arc::clone(&online_store), clock: Arc::new(SystemClock), history };
     let spool = project.prediction_spool_path();
@@ -66,7 +71,7 @@ pub(super) async fn serve(
         action: format!("open the spool of predictions `{}`", spool.display()),
         source,
     })?;
-    let state = Arc::new(ServerState::new(
+    let mut state = ServerState::new(
         project.settings.clone(),
         project.folder.clone(),
         project.registry()?,
@@ -78,13 +83,18 @@ pub(super) async fn serve(
         workers.handle(),
         project.stream_log_path(),
         prediction,
-    ));
+    );
+    state.is_replica = is_replica;
+    let state = Arc::new(state);
     let streams = Arc::clone(&state);
-    let server = Server::bind(state, options, insecure).await?;
+    let server = Server::bind(state, options).await?;
     let failed = |source| CliError::Io { action: "tell where the server listens".to_owned(), source };
+    let (own, token) = server.own_address().map_err(failed)?;
     let address = ServerAddress {
         grpc: server.grpc_address().map_err(failed)?.to_string(),
         http: server.http_address().map_err(failed)?.to_string(),
+        own: own.to_string(),
+        token,
         process: std::process::id(),
     };
     project.write_server_address(&address).map_err(failed)?;

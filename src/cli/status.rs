@@ -8,6 +8,7 @@ use super::output::{Output, table};
 use super::project::Project;
 use super::streams::streamed_sources;
 use crate::definition::SourceName;
+use crate::offline_store::Changed;
 use crate::online_store::{OnlineStore, ViewId};
 use crate::registry::RegistryVersion;
 use crate::serving::pb::feature_store_client::FeatureStoreClient;
@@ -20,6 +21,8 @@ struct ViewLine {
     table_version: Option<u64>,
     materialized_until: Option<EventTimestamp>,
     online_table_version: Option<u64>,
+    /// Whether the online values are not those of the table; of versions that hold the same rows any will do.
+    online_is_behind: bool,
     needs_materialization: bool,
     /// Whether jobs compute it; else its stream feeds it.
     is_materialized: bool,
@@ -36,11 +39,19 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
         let table = offline_store.view_table(&view.name).await?;
         let table = table.filter(|table| table.state().view_id == state.map(|state| state.id));
         let table_state = table.as_ref().map(|table| *table.state());
+        let online_table_version = positions(view.name.as_str(), state.map(|state| ViewId(state.id)));
+        let online_is_behind = match (&table, online_table_version) {
+            (Some(table), Some(online)) if online < table.version() => {
+                !matches!(table.changed_since(online).await?, Changed::Nothing)
+            }
+            (table, online) => table.as_ref().map(|table| table.version()) != online,
+        };
         lines.push(ViewLine {
             name: view.name.as_str().to_owned(),
             table_version: table.map(|table| table.version()),
             materialized_until: table_state.and_then(|state| state.materialized_until),
-            online_table_version: positions(view.name.as_str(), state.map(|state| ViewId(state.id))),
+            online_table_version,
+            online_is_behind,
             is_materialized: applied.definitions.is_materialized(view),
             needs_materialization: table_state.map(|known| known.data_version) != state.map(|state| state.data_version),
         });
@@ -55,6 +66,7 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
                 "table_version": line.table_version,
                 "materialized_until": line.materialized_until.map(|until| until.to_string()),
                 "online_table_version": line.online_table_version,
+                "online_is_behind": line.online_is_behind,
                 "needs_materialization": line.needs_materialization,
             })
         })
@@ -62,7 +74,8 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
     output.document(&json!({
         "project": project.settings.project,
         "registry_version": applied.version,
-        "server": server,
+        // Without the token that stands beside them.
+        "server": server.map(|server| json!({"grpc": server.grpc, "http": server.http, "process": server.process})),
         "views": documents,
         "streams": streams.iter().map(stream_document).collect::<Vec<_>>(),
     }));
@@ -78,7 +91,7 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
                 _ if !line.is_materialized => "fed by its stream",
                 (None, _) => "never materialized",
                 (_, true) => "changed: run `asof materialize`",
-                _ if line.online_table_version != line.table_version => "online store is behind",
+                _ if line.online_is_behind => "online store is behind",
                 _ => "",
             };
             let until = line.materialized_until.map_or("-".to_owned(), |until| until.to_string());

@@ -12,5 +12,5 @@ use crate::serving::ServerOptions;
 /// the worker, which has the stores, beside them.
 pub async fn run(project: Project, output: Output) -> Result<(), CliError> {
     let hidden = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    serve(project, ServerOptions { grpc: hidden, http: hidden }, false, false, false, output).await
+    serve(project, ServerOptions { grpc: hidden, http: hidden, insecure: false }, false, false, false, output).await
 }

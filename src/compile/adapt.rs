@@ -1,8 +1,10 @@
 //! From the type a column has to the type a definition declares, where every value stays the same value.
 
-use arrow::array::{Array, ArrayRef};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use datafusion::logical_expr::{Expr, cast};
 
@@ -52,11 +54,43 @@ pub fn adapt_array(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMis
     };
     match adaptation(from, to)? {
         Adaptation::None => Ok(array.clone()),
+        // Arrow's own cast goes by way of the calendar, which ends before the microseconds do.
+        Adaptation::Cast if *from == DataType::Timestamp(TimeUnit::Microsecond, None) => {
+            Ok(Arc::new(array.as_primitive::<TimestampMicrosecondType>().clone().with_timezone("UTC")))
+        }
         Adaptation::Cast => {
             let options = CastOptions { safe: false, ..CastOptions::default() };
             cast_with_options(array, &arrow_type(to), &options).map_err(failed)
         }
         Adaptation::FloorNanos => Ok(floor_micros(array)),
+    }
+}
+
+/// `array` in the declared type; numbers may change type where every value stays the same. For what callers send.
+///
+/// # Errors
+/// [`TypeMismatch`] where a value would change on the way.
+pub fn adapt_values(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMismatch> {
+    let mismatch = match adapt_array(array, to) {
+        Ok(adapted) => return Ok(adapted),
+        Err(mismatch) => TypeMismatch { remedy: "send values that it can hold".to_owned(), ..mismatch },
+    };
+    let target = arrow_type(to);
+    let checked = CastOptions { safe: false, ..CastOptions::default() };
+    let there_and_back = || {
+        let there = cast_with_options(array, &target, &checked).ok()?;
+        let back = cast_with_options(&there, array.data_type(), &checked).ok()?;
+        (back.as_ref() == array.as_ref()).then_some(there)
+    };
+    let are_numbers = is_numeric(array.data_type()) && is_numeric(&target);
+    are_numbers.then(there_and_back).flatten().ok_or(mismatch)
+}
+
+/// Numbers and lists of numbers.
+fn is_numeric(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(item) | DataType::LargeList(item) => item.data_type().is_numeric(),
+        scalar => scalar.is_numeric(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::ExprSchemable;
-use datafusion::prelude::{DataFrame, Expr};
+use datafusion::prelude::{DataFrame, Expr, when};
 
 use super::adapt::{adapt_expr, declarable};
 use super::expression::{changing_function, needs_more_rows};
@@ -13,7 +13,9 @@ use super::message::SqlProblem;
 use super::source::Compiler;
 use super::{CompileError, TypeMismatch};
 use crate::arrow_types::type_name;
-use crate::definition::{Aggregation, FeatureView, FeatureViewName, Owner, Part, ValueType, ViewInput};
+use crate::definition::{
+    Aggregation, EVENT_TIMESTAMP, FeatureView, FeatureViewName, Owner, Part, ValueType, ViewInput,
+};
 
 impl Compiler {
     /// The view with the types of its event columns and features as the source gives them; other views as they are.
@@ -60,13 +62,87 @@ fn answer_type(view: &FeatureView, aggregation: &Aggregation) -> Result<ValueTyp
     aggregation.value_type(input, by)
 }
 
-/// The rows that meet the view's condition.
-pub(super) fn filtered(view: &FeatureView, frame: DataFrame, condition: &str) -> Result<DataFrame, CompileError> {
-    let (expr, found) = row_expr(view, &frame, condition, Part::Where)?;
+/// The view's condition, over the rows of its source; None: all rows are its events.
+pub(super) fn condition(view: &FeatureView, frame: &DataFrame) -> Result<Option<Expr>, CompileError> {
+    let ViewInput::Aggregations { filter: Some(condition), .. } = &view.input else { return Ok(None) };
+    let (expr, found) = row_expr(view, frame, condition, Part::Where)?;
     if found != DataType::Boolean {
         return Err(CompileError::Condition { view: view.name.clone(), found: type_name(&found) });
     }
-    Ok(frame.filter(expr)?)
+    Ok(Some(expr))
+}
+
+/// The events of several aggregation views over one source, in one plan.
+pub struct SharedEvents {
+    /// Has one column for what several views have in common; that of the event timestamp has its name.
+    pub frame: DataFrame,
+    pub has_created_timestamp: bool,
+    /// Of each view, in their order.
+    pub places: Vec<EventPlaces>,
+}
+
+/// Where the events of a view stand in a plan.
+pub struct EventPlaces {
+    /// The columns of [`table_schema`](super::table_schema), in its order.
+    pub columns: Vec<usize>,
+    /// The column that says which rows are events of the view; None: all are.
+    pub condition: Option<usize>,
+}
+
+impl Compiler {
+    /// The events of aggregation views that share a source; None: they do not, or there is none of them.
+    ///
+    /// # Errors
+    /// As of [`Compiler::view`].
+    pub async fn shared_events(&self, views: &[&FeatureView]) -> Result<Option<SharedEvents>, CompileError> {
+        let source = |view: &&FeatureView| match &view.input {
+            ViewInput::Aggregations { source, .. } => Some(source.clone()),
+            ViewInput::Rows { .. } | ViewInput::Sql { .. } => None,
+        };
+        let Some(name) = views.first().and_then(source) else { return Ok(None) };
+        if !views.iter().all(|view| source(view).as_ref() == Some(&name)) {
+            return Ok(None);
+        }
+        let rows = self.source_rows(&name).await?;
+        let mut columns: Vec<Expr> = Vec::new();
+        let mut place = |expr: Expr| {
+            let expr = expr.unalias();
+            columns.iter().position(|known| *known == expr).unwrap_or_else(|| {
+                columns.push(expr);
+                columns.len() - 1
+            })
+        };
+        let mut places = Vec::with_capacity(views.len());
+        let mut conditions = Vec::new();
+        for view in views {
+            let condition = condition(view, &rows.frame)?;
+            let mut found = self.view_columns(view, &rows).map_err(|mut errors| errors.swap_remove(0))?;
+            let inputs = found.split_off(found.len() - view.event_columns.len());
+            let mut columns: Vec<usize> = found.into_iter().map(&mut place).collect();
+            for input in inputs {
+                // It may fail for rows that are no events of the view.
+                columns.push(place(match &condition {
+                    Some(condition) => when(condition.clone(), input.unalias()).end()?,
+                    None => input,
+                }));
+            }
+            conditions.push(condition.clone());
+            places.push(EventPlaces { columns, condition: condition.map(&mut place) });
+        }
+        let event_timestamp = places[0].columns[self.definitions.join_keys(views[0]).len()];
+        let named = columns.into_iter().enumerate().map(|(at, expr)| match at == event_timestamp {
+            true => expr.alias(EVENT_TIMESTAMP),
+            false => expr.alias(format!("column_{at}")),
+        });
+        let has_created_timestamp = rows.created_timestamp.is_some();
+        let any =
+            conditions.into_iter().collect::<Option<Vec<Expr>>>().and_then(|all| all.into_iter().reduce(Expr::or));
+        let frame = match any {
+            Some(any) => rows.frame.filter(any)?,
+            None => rows.frame,
+        };
+        Ok(Some(SharedEvents { frame: frame.select(named.collect::<Vec<_>>())?, has_created_timestamp, places }))
+    }
 }
 
 /// The view's event columns in their types, over the rows of its source.

@@ -28,7 +28,8 @@ use crate::definition::{FeatureViewName, Owner, Part, SourceName, ValueType};
 use crate::error::ErrorKind;
 use crate::text_files::TextFileError;
 
-pub use adapt::{TypeMismatch, adapt_array};
+pub use adapt::{TypeMismatch, adapt_array, adapt_values};
+pub use aggregation::{EventPlaces, SharedEvents};
 pub use message::SqlProblem;
 pub use on_demand::{OnDemandPlan, on_demand_inputs};
 pub use open::parquet_table;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig};
@@ -98,7 +98,8 @@ impl Compiler {
 /// `project`: messages name the files below it without its path.
 ///
 /// # Errors
-/// A file that is none, or that has a column twice; files whose columns have different types.
+/// A file that is none, or that has a column twice; files whose columns have different types, which differ in more than
+/// how values are encoded.
 pub async fn parquet_table(
     context: &SessionContext,
     project: &Path,
@@ -113,7 +114,8 @@ pub async fn parquet_table(
     let schemas: Vec<(String, Schema)> = stream::iter(reading).buffered(FILES_AT_ONCE).try_collect().await?;
     let mut all = Schema::empty();
     for (file, schema) in schemas {
-        all = Schema::try_merge([all, schema]).map_err(|source| SourceFilesError::Types { file, source })?;
+        let schemas = [in_one_encoding(&all, &schema), in_one_encoding(&schema, &all)];
+        all = Schema::try_merge(schemas).map_err(|source| SourceFilesError::Types { file, source })?;
     }
     let format = ParquetFormat::default().with_force_view_types(false);
     let options = ListingOptions::new(Arc::new(format)).with_file_extension("");
@@ -156,6 +158,33 @@ pub(super) fn name_in_files(source: &Source, name: &str) -> String {
 fn repeated_column(schema: &Schema) -> Option<String> {
     let mut seen = HashSet::new();
     schema.fields().iter().find(|field| !seen.insert(field.name())).map(|field| field.name().clone())
+}
+
+/// The columns of `schema`; one that `other` has as well, and that differs from it in how values are encoded at most,
+/// plainly encoded.
+fn in_one_encoding(schema: &Schema, other: &Schema) -> Schema {
+    let field = |field: &Arc<Field>| match other.field_with_name(field.name()) {
+        Ok(same) if same.data_type() != field.data_type() && plain(same.data_type()) == plain(field.data_type()) => {
+            field.as_ref().clone().with_data_type(plain(field.data_type()))
+        }
+        _ => field.as_ref().clone(),
+    };
+    Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>())
+}
+
+/// The type of the same values without dictionaries, long offsets or views.
+fn plain(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => plain(values),
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => DataType::new_list(plain(item.data_type()), true),
+        other => other.clone(),
+    }
 }
 
 /// What a writer notes about its columns differs from file to file.

@@ -77,9 +77,9 @@ impl Compiler {
     async fn all_rows(&self, view: &FeatureView, range: TimeRange) -> Result<CompiledView, Vec<CompileError>> {
         let input = match &view.input {
             ViewInput::Rows { source } => self.source_rows(source).await,
-            ViewInput::Aggregations { source, filter, .. } => self.source_rows(source).await.and_then(|mut rows| {
-                if let Some(condition) = filter {
-                    rows.frame = aggregation::filtered(view, rows.frame, condition)?;
+            ViewInput::Aggregations { source, .. } => self.source_rows(source).await.and_then(|mut rows| {
+                if let Some(condition) = aggregation::condition(view, &rows.frame)? {
+                    rows.frame = rows.frame.filter(condition)?;
                 }
                 Ok(rows)
             }),
@@ -135,15 +135,25 @@ impl Compiler {
         Ok(InputRows { frame, event_timestamp, created_timestamp, place: "its query's result".to_owned() })
     }
 
-    /// Selects the table's columns out of the rows, each in its declared type.
+    /// Selects the table's columns out of the rows.
     fn project(&self, view: &FeatureView, input: InputRows) -> Result<CompiledView, Vec<CompileError>> {
+        let columns = self.view_columns(view, &input)?;
+        let has_created_timestamp = input.created_timestamp.is_some();
+        let frame = input.frame.select(columns).map_err(|error| vec![error.into()])?;
+        Ok(CompiledView { frame, has_created_timestamp })
+    }
+
+    /// The columns of the view's table over the rows, each in its declared type.
+    ///
+    /// # Errors
+    /// Everything that is wrong; never empty.
+    pub(super) fn view_columns(&self, view: &FeatureView, input: &InputRows) -> Result<Vec<Expr>, Vec<CompileError>> {
         let InputRows { frame, event_timestamp, created_timestamp, place } = input;
-        let has_created_timestamp = created_timestamp.is_some();
         let mut wanted: Vec<(Option<String>, Field)> = Vec::new();
         let same_name = |field: Field| (Some(field.name.clone()), field);
         wanted.extend(self.definitions.join_keys(view).into_iter().map(same_name));
-        wanted.push((event_timestamp, time_field(EVENT_TIMESTAMP)));
-        wanted.push((created_timestamp, time_field(CREATED_TIMESTAMP)));
+        wanted.push((event_timestamp.clone(), time_field(EVENT_TIMESTAMP)));
+        wanted.push((created_timestamp.clone(), time_field(CREATED_TIMESTAMP)));
         if !view.is_aggregation() {
             wanted.extend(view.features.iter().cloned().map(same_name));
         }
@@ -151,21 +161,17 @@ impl Compiler {
         let mut columns = Vec::new();
         let mut errors = Vec::new();
         for (name, field) in &wanted {
-            match name.as_ref().map(|name| view_column(view, &schema, &place, name, &field.value_type)) {
+            match name.as_ref().map(|name| view_column(view, &schema, place, name, &field.value_type)) {
                 Some(Ok(column)) => columns.push(column.alias(&field.name)),
                 Some(Err(error)) => errors.push(error),
                 None => columns.push(lit(ScalarValue::TimestampMicrosecond(None, Some(UTC.into()))).alias(&field.name)),
             }
         }
-        match aggregation::event_columns(view, &frame) {
+        match aggregation::event_columns(view, frame) {
             Ok(events) => columns.extend(events),
             Err(more) => errors.extend(more),
         }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let frame = frame.select(columns).map_err(|error| vec![error.into()])?;
-        Ok(CompiledView { frame, has_created_timestamp })
+        if errors.is_empty() { Ok(columns) } else { Err(errors) }
     }
 }
 
@@ -174,7 +180,7 @@ pub(super) struct InputRows {
     pub(super) frame: DataFrame,
     /// The columns that hold the times, by their names in `frame`.
     event_timestamp: Option<String>,
-    created_timestamp: Option<String>,
+    pub(super) created_timestamp: Option<String>,
     /// What the rows are, for messages.
     place: String,
 }

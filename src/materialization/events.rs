@@ -14,7 +14,7 @@ use crate::definition::{FeatureView, Field};
 use crate::online_store::{
     Entry, KeyEncoder, OnlineStoreError, SchemaVersion, TileLayout, ValueEncoder, append_event, tile_start, version_key,
 };
-use crate::tile::{Column, Event, Partial, values};
+use crate::tile::{Column, Partial, values};
 use crate::time::EventTimestamp;
 
 /// A stream of events to entries in the order of their keys: of each join key its events, newest first, then its
@@ -147,13 +147,7 @@ impl<'a> EncodedEvents<'a> {
         key.open(0, start, &self.layout, self.version);
         let Some((_, partials)) = &mut key.levels[0].open else { return };
         for (part, partial) in self.layout.parts.iter().zip(partials) {
-            let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
-            partial.update(&Event {
-                event_timestamp: instants.0,
-                created_timestamp: instants.1,
-                value: value(part.input),
-                bucket: value(part.by),
-            });
+            partial.update(&part.event(columns, row, instants));
         }
     }
 

@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, RecordBatch, Timesta
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use datafusion::common::ScalarValue;
+use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -25,7 +25,7 @@ use crate::definition::{CREATED_TIMESTAMP, EVENT_TIMESTAMP, FeatureView, Field a
 use crate::offline_store::{Changed, Replacement, ViewTable};
 use crate::online_store::{TileLayout, tile_start};
 use crate::registry::ViewState;
-use crate::tile::{Column, Event, Partial, TileError, values};
+use crate::tile::{Column, Partial, TileError, values};
 use crate::time::{EventTimestamp, TimeRange};
 
 impl Job {
@@ -216,14 +216,17 @@ impl Adding {
     fn add(&mut self, batch: &RecordBatch) -> Result<(), DataFusionError> {
         let (keys, rest) = batch.columns().split_at(self.key_count);
         let external = |error: TileError| DataFusionError::External(Box::new(error));
-        let instants = |column: &ArrayRef| column.as_primitive::<TimestampMicrosecondType>().clone();
-        let (times, created) = (instants(&rest[0]), instants(&rest[1]));
+        let instants = |column: &ArrayRef| column.as_primitive_opt::<TimestampMicrosecondType>().cloned();
+        let (Some(times), Some(created)) = (instants(&rest[0]), instants(&rest[1])) else {
+            return exec_err!("the time columns of its table are no instants in microseconds");
+        };
         // Without keys all events are of one.
         let keys = (self.key_count > 0).then(|| self.keys.convert_columns(keys)).transpose()?;
         let typed = rest[2..].iter().zip(&self.fields).map(|(array, field)| values(array, &field.value_type));
         let columns: Vec<Column> = typed.collect::<Result<_, _>>().map_err(external)?;
         for row in 0..batch.num_rows() {
-            let start = tile_start(times.value(row), self.width);
+            let instants = (times.value(row), created.is_valid(row).then(|| created.value(row)));
+            let start = tile_start(instants.0, self.width);
             let key = keys.as_ref().map(|keys| keys.row(row));
             let is_of = |(open, from, _): &(Option<OwnedRow>, i64, _)| {
                 *from == start && open.as_ref().map(OwnedRow::row) == key
@@ -234,13 +237,7 @@ impl Adding {
             let new = || (key.map(|key| key.owned()), start, self.layout.empty_tile());
             let (_, _, partials) = self.open.get_or_insert_with(new);
             for (part, partial) in self.layout.parts.iter().zip(partials) {
-                let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
-                partial.update(&Event {
-                    event_timestamp: times.value(row),
-                    created_timestamp: created.is_valid(row).then(|| created.value(row)),
-                    value: value(part.input),
-                    bucket: value(part.by),
-                });
+                partial.update(&part.event(&columns, row, instants));
             }
         }
         Ok(())

@@ -3,11 +3,12 @@
 //! Rows are only ever added. Each commit carries, as a Delta application transaction, the position in the log that
 //! its rows reach up to: what was committed already is told from what was not, however often it is tried.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::prelude::{Expr, SessionConfig, SessionContext};
@@ -19,7 +20,7 @@ use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use futures::TryStreamExt;
 use url::Url;
 
-use super::replace::{delta_schema, is_conflict, new_writer};
+use super::replace::{create_table, delta_schema, is_conflict, new_writer};
 use super::{OfflineStore, OfflineStoreError, table_exists};
 use crate::definition::SourceName;
 
@@ -79,6 +80,21 @@ pub struct Reach {
     pub topics: BTreeMap<(String, i32), i64>,
 }
 
+/// A message of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowPlace {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// The messages that rows come from; none where they are pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    pub topic: String,
+    /// One a row, or empty.
+    pub rows: Vec<RowPlace>,
+}
+
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
@@ -129,6 +145,36 @@ impl EventTable {
         let log_store = self.table.log_store();
         let application = topic_application(topic, partition);
         snapshot.transaction_version(log_store.as_ref(), &application).await.map_err(failed)
+    }
+
+    /// The offsets of partitions that rows reach, or those that this version reaches where it is farther.
+    async fn farthest(
+        &self,
+        topics: &BTreeMap<(String, i32), i64>,
+    ) -> Result<BTreeMap<(String, i32), i64>, OfflineStoreError> {
+        let mut farthest = topics.clone();
+        for ((topic, partition), offset) in &mut farthest {
+            *offset = self.next_offset(topic, *partition).await?.map_or(*offset, |known| known.max(*offset));
+        }
+        Ok(farthest)
+    }
+
+    /// The rows whose messages this version does not hold. Whoever read them: a partition's messages are added in
+    /// their order, so it holds those before its next offset.
+    async fn not_there(&self, rows: &RecordBatch, places: &Places) -> Result<RecordBatch, OfflineStoreError> {
+        let mut held: HashMap<i32, i64> = HashMap::new();
+        for place in &places.rows {
+            if let Entry::Vacant(partition) = held.entry(place.partition) {
+                partition.insert(self.next_offset(&places.topic, place.partition).await?.unwrap_or(0));
+            }
+        }
+        let is_new = |place: &RowPlace| place.offset >= held[&place.partition];
+        if places.rows.iter().all(is_new) {
+            return Ok(rows.clone());
+        }
+        let is_new: BooleanArray = places.rows.iter().map(|place| Some(is_new(place))).collect();
+        let new = arrow::compute::filter_record_batch(rows, &is_new);
+        new.map_err(|error| self.failed("written", error.into()))
     }
 
     /// Columns of the table.
@@ -201,7 +247,8 @@ impl OfflineStore {
         Ok(tables)
     }
 
-    /// Adds rows in one commit; nothing where those that reach as far are there already.
+    /// Adds rows in one commit; nothing where those that reach as far are there already, and no row whose message
+    /// another process has brought.
     ///
     /// # Errors
     /// A table that cannot be written; it is as it was.
@@ -210,20 +257,28 @@ impl OfflineStore {
         kind: EventKind,
         name: &SourceName,
         rows: &RecordBatch,
+        places: &Places,
         reach: &Reach,
     ) -> Result<Appended, OfflineStoreError> {
         let mut table = self.event_table_or_create(kind, name, &rows.schema()).await?;
-        let mut adds: Option<Vec<Add>> = None;
+        let mut written: Option<(usize, Vec<Add>)> = None;
         for _ in 0..COMMIT_TRIES_MAX {
             if table.position(&reach.log).await?.is_some_and(|known| known >= reach.position) {
                 return Ok(Appended { table_version: table.version, is_new: false });
             }
             let failed = |source| table.failed("written", source);
-            let files = match &adds {
-                Some(files) => files,
-                None => adds.insert(write(&table.table, rows).await.map_err(failed)?),
+            let reach = Reach { topics: table.farthest(&reach.topics).await?, ..reach.clone() };
+            let rows = &table.not_there(rows, places).await?;
+            if rows.num_rows() == 0 {
+                return Ok(Appended { table_version: table.version, is_new: false });
+            }
+            let files = match written.take_if(|(count, _)| *count == rows.num_rows()) {
+                Some((_, files)) => files,
+                None => write(&table.table, rows).await.map_err(failed)?,
             };
-            match commit_append(&table, rows, files, reach).await {
+            let committed = commit_append(&table, rows, &files, &reach).await;
+            written = Some((rows.num_rows(), files));
+            match committed {
                 Ok(table_version) => return Ok(Appended { table_version, is_new: true }),
                 Err(error) if is_conflict(&error) => {
                     table = self.event_table_or_create(kind, name, &rows.schema()).await?;
@@ -333,24 +388,8 @@ impl OfflineStore {
             return Ok(table);
         }
         let failed = |source| failed(kind, name, "created")(source);
-        let columns = delta_schema(schema).map_err(failed)?;
-        if self.root.scheme() == "file"
-            && let Ok(path) = self.event_url(kind, name).to_file_path()
-        {
-            std::fs::create_dir_all(path).map_err(|source| failed(DeltaTableError::Io { source }))?;
-        }
         let table = self.unloaded_events(kind, name).map_err(failed)?;
-        let created = table
-            .create()
-            .with_table_name(name.as_str())
-            .with_columns(columns.fields().cloned())
-            .with_save_mode(SaveMode::Ignore)
-            .await;
-        match created {
-            Ok(_) => {}
-            Err(error) if is_conflict(&error) => {}
-            Err(error) => return Err(failed(error)),
-        }
+        create_table(table, name.as_str(), schema).await.map_err(failed)?;
         self.event_table(kind, name).await?.ok_or_else(|| failed(DeltaTableError::NotInitialized))
     }
 }

@@ -112,32 +112,30 @@ impl OfflineStore {
         let view = &replacement.view;
         let failed =
             |source| OfflineStoreError::Table { view: view.clone(), action: "created", source: Box::new(source) };
-        let columns = delta_schema(&replacement.schema).map_err(failed)?;
-        if self.root.scheme() == "file"
-            && let Ok(path) = self.view_url(view).to_file_path()
-        {
-            std::fs::create_dir_all(path).map_err(|source| failed(DeltaTableError::Io { source }))?;
-        }
-        let created = self
-            .unloaded(view)
-            .map_err(failed)?
-            .create()
-            .with_table_name(view.as_str())
-            .with_columns(columns.fields().cloned())
-            .with_save_mode(SaveMode::Ignore)
-            .await;
-        match created {
-            Ok(_) => {}
-            // Another run created it first.
-            Err(error) if is_conflict(&error) => {}
-            Err(error) => return Err(failed(error)),
-        }
+        let table = self.unloaded(view).map_err(failed)?;
+        create_table(table, view.as_str(), &replacement.schema).await.map_err(failed)?;
         self.view_table(view).await?.ok_or_else(|| failed(DeltaTableError::NotInitialized))
     }
 }
 
 pub(super) fn delta_schema(schema: &SchemaRef) -> Result<StructType, DeltaTableError> {
     schema.as_ref().try_into_kernel().map_err(DeltaTableError::from)
+}
+
+/// Creates the table where there is none.
+pub(super) async fn create_table(table: DeltaTable, name: &str, schema: &SchemaRef) -> Result<(), DeltaTableError> {
+    let columns = delta_schema(schema)?;
+    if let Ok(folder) = table.table_url().to_file_path() {
+        std::fs::create_dir_all(folder).map_err(|source| DeltaTableError::Io { source })?;
+    }
+    let create =
+        table.create().with_table_name(name).with_columns(columns.fields().cloned()).with_save_mode(SaveMode::Ignore);
+    match create.await {
+        Ok(_) => Ok(()),
+        // Another one created it first.
+        Err(error) if is_conflict(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a commit after `base_version` replaced a part of the replacement's range, or tells nothing of itself.
@@ -206,8 +204,7 @@ pub(super) fn new_writer(
     schema: &SchemaRef,
     sample: &RecordBatch,
 ) -> Result<RecordBatchWriter, DeltaTableError> {
-    let properties = parquet_files::without_vain_compression(parquet_files::properties(sample), sample);
-    let mut properties = properties
+    let mut properties = parquet_files::properties(sample)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_data_page_row_count_limit(PAGE_ROWS_MAX)
         .set_write_batch_size(1024)

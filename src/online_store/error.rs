@@ -40,6 +40,8 @@ pub enum OnlineStoreError {
     UnsortedKeys { view: ViewId, rows: u64 },
     #[error("a key given to a bulk write of view {view} is not a version key of that view")]
     ForeignKey { view: ViewId },
+    #[error("a store in memory has no files that a checkpoint could hold")]
+    NoFiles,
     #[error("view {view} is past the last number a view may have")]
     ReservedView { view: ViewId },
 }
@@ -56,7 +58,8 @@ impl OnlineStoreError {
             | OnlineStoreError::CorruptKey { .. } => ErrorKind::Corrupt,
             OnlineStoreError::CorruptValue(source) => source.kind(),
             OnlineStoreError::Encode(source) => source.kind(),
-            OnlineStoreError::UnsortedKeys { .. }
+            OnlineStoreError::NoFiles
+            | OnlineStoreError::UnsortedKeys { .. }
             | OnlineStoreError::ForeignKey { .. }
             | OnlineStoreError::ReservedView { .. } => ErrorKind::Internal,
         }

@@ -123,6 +123,19 @@ impl EncodedKeys {
     pub fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
         (0..self.len()).map(|row| self.get(row))
     }
+
+    /// The keys of some rows, in this order.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn select(&self, rows: impl Iterator<Item = usize>) -> EncodedKeys {
+        let mut selected = EncodedKeys::default();
+        for row in rows {
+            selected.bytes.extend_from_slice(self.get(row).unwrap_or_default());
+            selected.ends.push(selected.bytes.len());
+        }
+        selected
+    }
 }
 
 /// Appends the key of one version to `out`.

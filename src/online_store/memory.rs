@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::error::{DecodeError, OnlineStoreError};
@@ -191,6 +192,10 @@ impl OnlineStore for MemoryOnlineStore {
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError> {
         Ok(self.state().notes.get(name).cloned())
+    }
+
+    fn checkpoint(&self, _: &Path) -> Result<(), OnlineStoreError> {
+        Err(OnlineStoreError::NoFiles)
     }
 
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {

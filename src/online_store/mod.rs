@@ -16,21 +16,26 @@ mod error;
 mod key;
 mod memory;
 mod rocksdb;
+mod row_cache;
+mod snapshot;
 mod stream;
 mod tiles;
 mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use self::rocksdb::{RocksDbOnlineStore, RocksDbOptions};
 pub use error::{DecodeError, EncodeError, OnlineStoreError};
 pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek_key, split_version_key, version_key};
 pub use memory::MemoryOnlineStore;
+pub use row_cache::RowCache;
+pub use snapshot::{Snapshot, SnapshotError, checkpoint_path};
 pub use stream::{EventId, StreamChanges, Together, decode_rows, encode_rows};
 pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, segments, tile_start};
-pub use value::{RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
+pub use value::{DecodePlan, RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
 
 use crate::definition::Field;
 use crate::time::EventTimestamp;
@@ -170,6 +175,12 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
 
     /// What was last noted under a name.
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError>;
+
+    /// Writes the files of this moment into a folder that must not exist, for a [`Snapshot`].
+    ///
+    /// # Errors
+    /// A store that has no files.
+    fn checkpoint(&self, folder: &Path) -> Result<(), OnlineStoreError>;
 
     /// Deletes the view's values, schemas, position, origin and retention, and nothing else. Cheap for huge views.
     ///

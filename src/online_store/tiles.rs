@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::error::{DecodeError, OnlineStoreError};
 use super::value::SchemaVersion;
 use crate::definition::{Aggregation, FeatureView, Field, ValueType, ViewInput, Window};
-use crate::tile::{Aggregate, Partial, PartialKind, TileError};
+use crate::tile::{Aggregate, Column, Event, Partial, PartialKind, TileError};
 use crate::time::duration_micros;
 
 const SECOND: i64 = 1_000_000;
@@ -76,6 +76,18 @@ impl TilePart {
             input: column(&aggregation.input),
             by: column(&aggregation.by),
         })
+    }
+
+    /// What the partial is told of a row of the view's event columns; `instants` are its event and created timestamp, in
+    /// microseconds.
+    pub fn event(&self, columns: &[Column], row: usize, instants: (i64, Option<i64>)) -> Event {
+        let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
+        Event {
+            event_timestamp: instants.0,
+            created_timestamp: instants.1,
+            value: value(self.input),
+            bucket: value(self.by),
+        }
     }
 }
 

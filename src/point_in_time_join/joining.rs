@@ -1,12 +1,11 @@
 //! One execution of the join, step by step.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt8Array};
-use arrow::datatypes::{Fields, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt8Array};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::DataFusionError;
@@ -21,6 +20,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
 use super::set_aside::SetAside;
+use super::spine_indexes::SpineIndexes;
 use super::steps::value_bytes;
 use super::{JoinError, JoinSpec, JoinedView, SpineIndex, TableReads, TableView, join_streams, join_table};
 
@@ -138,8 +138,9 @@ impl Joining {
             let views = std::mem::take(&mut self.views);
             self.views = views.into_iter().map(reset_plan_states).collect::<Result<_>>()?;
         }
-        let mut indexes = Indexes::new(&self.spec, &spine);
-        let joins = (0..self.views.len()).map(|view| self.join_view(view, indexes.take(view)));
+        let keys = self.spec.views.iter().map(|view| view.spine_keys.as_slice());
+        let mut indexes = SpineIndexes::new(&spine, self.spec.time, keys);
+        let joins = (0..self.views.len()).map(|view| self.join_view(view, indexes.take(view).map_err(external)));
         let at_once = if rows <= SMALL_ROWS_MAX { VIEWS_AT_ONCE } else { 1 };
         let mut joined = stream::iter(joins).buffered(at_once);
         let mut views: Vec<BoxFuture<'static, Result<SetAside>>> = Vec::with_capacity(self.views.len());
@@ -214,36 +215,6 @@ impl Joining {
             .map(|partition| input.execute(partition, Arc::clone(&self.context)))
             .collect::<Result<Vec<_>>>()?;
         join_streams(index, params, partitions).await.map_err(external)
-    }
-}
-
-/// Indexes of a step's rows by the keys of views: each is there from the first view that needs it to the last.
-struct Indexes<'a> {
-    spec: &'a JoinSpec,
-    spine: &'a RecordBatch,
-    known: HashMap<&'a [usize], Arc<SpineIndex>>,
-}
-
-impl<'a> Indexes<'a> {
-    fn new(spec: &'a JoinSpec, spine: &'a RecordBatch) -> Self {
-        Indexes { spec, spine, known: HashMap::new() }
-    }
-
-    /// The index for a view; views are asked for in their order.
-    fn take(&mut self, view: usize) -> Result<Arc<SpineIndex>> {
-        let keys = self.spec.views[view].spine_keys.as_slice();
-        let index = match self.known.remove(keys) {
-            Some(index) => index,
-            None => {
-                let times = self.spine.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
-                let columns: Vec<ArrayRef> = keys.iter().map(|key| Arc::clone(self.spine.column(*key))).collect();
-                Arc::new(SpineIndex::build(&columns, times).map_err(external)?)
-            }
-        };
-        if self.spec.views[view + 1..].iter().any(|later| later.spine_keys == keys) {
-            self.known.insert(keys, Arc::clone(&index));
-        }
-        Ok(index)
     }
 }
 

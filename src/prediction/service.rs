@@ -227,8 +227,8 @@ pub fn fetch(
 ) -> Result<(), PredictionError> {
     let columns = service_columns(&request.columns, &read.resolved)?;
     let columns = RequestColumns::new(&read.resolved, columns)?;
-    let answer = online.answer(&catalog.features, &read.resolved, &columns, Some(now))?;
-    known.add_fetched(&read.name, answer);
+    let answer = online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now))?;
+    known.add_fetched(&read.name, answer.into_answer());
     Ok(())
 }
 

@@ -28,7 +28,7 @@ use crate::online_store::OnlineStoreError;
 use crate::point_in_time_join::JoinError;
 use crate::time::EventTimestamp;
 
-pub use answer::{Answer, AnswerColumn, RequestColumns, key_array};
+pub use answer::{Answer, AnswerColumn, AnswerRef, OnlineAnswer, RequestColumns, StatusesRef, key_array};
 pub use batch::{AskedTimes, BatchAnswer, BatchPlan, BatchRequest, BatchRetrieval, TableVersion};
 pub use online::{OnlineRequest, OnlineRetrieval};
 pub use resolve::{Catalog, FeatureSelection, Origin, OutputColumn, ResolvedRequest, ResolvedView};
@@ -42,12 +42,23 @@ pub enum RetrievalError {
     NoEventVersion { name: SourceName, version: u64 },
     #[error("there is no {kind} `{name}`{}", suggestion(nearest, known))]
     Unknown { kind: &'static str, name: String, nearest: Option<String>, known: Vec<String> },
+    #[error(
+        "there is no feature service `{name}`: it is a feature view; ask for a list of features with `{name}` in it"
+    )]
+    ViewForService { name: String },
     #[error("no features are asked for; name a feature service, or features as `view:feature`")]
     NoFeatures,
     #[error(
-        "`{first}` and `{second}` both give the column `{column}`; {}",
-        if *full_feature_names { "ask for it once, or give one of the views another name with `as`" }
-        else { "ask with full feature names, or give one of the views another name with `as` and ask with full feature names" }
+        "{} the column `{column}`; {}",
+        match first == second {
+            true => format!("`{first}` is asked for twice, and each gives"),
+            false => format!("`{first}` and `{second}` both give"),
+        },
+        match (full_feature_names, first == second) {
+            (true, _) => "ask for it once, or give one of the views another name with `as`",
+            (false, true) => "ask for it once, or give one of the views another name with `as` and ask with full feature names",
+            (false, false) => "ask with full feature names, or give one of the views another name with `as` and ask with full feature names",
+        }
     )]
     SameColumn { column: String, first: String, second: String, full_feature_names: bool },
     #[error(
@@ -126,7 +137,7 @@ impl From<arrow::error::ArrowError> for RetrievalError {
 impl RetrievalError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            RetrievalError::Unknown { .. } => ErrorKind::NotFound,
+            RetrievalError::Unknown { .. } | RetrievalError::ViewForService { .. } => ErrorKind::NotFound,
             RetrievalError::NotMaterialized { .. }
             | RetrievalError::NoVersion { .. }
             | RetrievalError::NoEventVersion { .. }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder};
 
 use super::RetrievalError;
-use super::answer::{Answer, RequestColumns, assemble};
+use super::answer::{Answer, OnlineAnswer, RequestColumns, evaluate};
+use super::online_sides::JOBS;
 use super::online_windows::WindowPlan;
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use crate::definition::ValueType;
@@ -42,27 +43,39 @@ impl OnlineRetrieval {
     /// # Errors
     /// A request that does not resolve or whose columns do not fit; a store that cannot be read.
     pub fn get(&self, catalog: &Catalog, request: &OnlineRequest) -> Result<Answer, RetrievalError> {
-        let resolved = catalog.resolve(&request.selection, request.full_feature_names)?;
-        let columns = RequestColumns::new(&resolved, request.columns.clone())?;
-        self.answer(catalog, &resolved, &columns, request.now)
+        self.read(catalog, request).map(OnlineAnswer::into_answer)
     }
 
-    /// As [`Self::get`], for a request that is already resolved.
+    /// As [`Self::get`], with the columns left where they were read.
+    ///
+    /// # Errors
+    /// As of [`Self::get`].
+    pub fn read(&self, catalog: &Catalog, request: &OnlineRequest) -> Result<OnlineAnswer, RetrievalError> {
+        let resolved = catalog.resolve(&request.selection, request.full_feature_names)?;
+        let columns = RequestColumns::new(&resolved, request.columns.clone())?;
+        self.answer(catalog, resolved, &columns, request.now)
+    }
+
+    /// As [`Self::read`], for a request that is already resolved.
+    ///
+    /// # Errors
+    /// As of [`Self::get`].
     pub fn answer(
         &self,
         catalog: &Catalog,
-        resolved: &ResolvedRequest,
+        resolved: Arc<ResolvedRequest>,
         columns: &RequestColumns,
         now: Option<EventTimestamp>,
-    ) -> Result<Answer, RetrievalError> {
+    ) -> Result<OnlineAnswer, RetrievalError> {
         let now = self.instant(now)?;
         let mut joined = Vec::with_capacity(resolved.views.len());
         for view in &resolved.views {
             let state = catalog.registry.views.get(&view.view.name);
             joined.push(self.read_view(view, state, columns, now)?);
         }
-        let columns = assemble(resolved, &joined, columns)?;
-        Ok(Answer { columns, registry_version: catalog.registry.version })
+        let computed = evaluate(&resolved, &joined, columns)?;
+        let (rows, registry_version) = (columns.rows(), catalog.registry.version);
+        Ok(OnlineAnswer { resolved, joined, computed, rows, registry_version })
     }
 
     fn instant(&self, asked: Option<EventTimestamp>) -> Result<EventTimestamp, RetrievalError> {
@@ -95,7 +108,7 @@ impl OnlineRetrieval {
             return self.read_two_sides(resolved, &(id, keys), &streamed, now);
         }
         let schemas = self.store.schemas(id)?;
-        let mut decoder = RowDecoder::new(&schemas, &resolved.features);
+        let mut decoder = RowDecoder::with_plan(resolved.decode_plan(JOBS, &schemas), rows);
         let mut statuses = Vec::with_capacity(rows);
         let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC");
         let oldest = resolved.view.ttl.map(|ttl| now.saturating_sub(ttl));

@@ -14,7 +14,7 @@ use crate::point_in_time_join::{ContentOrder, JoinedView, RowStatus};
 use crate::time::EventTimestamp;
 
 /// Who wrote a row, by position among the sides.
-const JOBS: usize = 0;
+pub(super) const JOBS: usize = 0;
 const STREAM: usize = 1;
 
 /// The rows of one key that are newest: one, but where several share key and times.
@@ -61,15 +61,15 @@ impl OnlineRetrieval {
             Ok(())
         })?;
         let schemas = [self.store.schemas(jobs.0)?, self.store.schemas(stream.0)?];
-        let schemas = [schemas[JOBS].as_ref(), schemas[STREAM].as_ref()];
         let oldest = resolved.view.ttl.map(|ttl| now.saturating_sub(ttl));
-        let mut decoders = schemas.map(|schemas| RowDecoder::new(schemas, &resolved.features));
+        let decoder = |side: usize| RowDecoder::with_plan(resolved.decode_plan(side, &schemas[side]), newest.len());
+        let mut decoders = [JOBS, STREAM].map(decoder);
         let mut decoded = [0, 0];
         let (mut places, mut statuses) = (Vec::new(), Vec::new());
         let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(newest.len()).with_timezone("UTC");
         for key in &newest {
             let time = key.times.map(|(event, _)| event);
-            let chosen = greatest(&key.rows, schemas, &resolved.view.stored_fields())?;
+            let chosen = greatest(&key.rows, [&schemas[JOBS], &schemas[STREAM]], &resolved.view.stored_fields())?;
             let (status, side) = match (time, chosen) {
                 (Some(time), Some((side, _))) if oldest.is_some_and(|oldest| time < oldest) => {
                     decoders[side].append_null_row();

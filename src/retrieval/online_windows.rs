@@ -13,7 +13,7 @@ use crate::online_store::{
     EncodedKeys, OnlineStore, OnlineStoreError, RowDecoder, SchemaVersion, Schemas, Segment, Stretch, TileLayout,
     TilePart, VersionRef, ViewId, aggregate_of, decode_rows, events_of, segments,
 };
-use crate::tile::{Aggregate, Answer, AnswerBuilder, Column, Event, Partial, values};
+use crate::tile::{Aggregate, Answer, AnswerBuilder, Column, Partial, values};
 use crate::time::{EventTimestamp, duration_micros};
 use crate::window_aggregation::lower_edge;
 
@@ -335,14 +335,9 @@ impl Events {
             let Some(found) = &mut found[*key] else { continue };
             let parts = || reading.overlaps[*overlap].parts.iter().map(|part| &plan.layout.parts[*part]);
             let sums = found[*overlap].get_or_insert_with(|| parts().map(|part| part.kind.empty()).collect());
+            let instants = (event_timestamp.micros(), created_timestamp.map(EventTimestamp::micros));
             for (part, sum) in parts().zip(sums) {
-                let value = |column: Option<usize>| column.and_then(|column| columns[column].value(row));
-                sum.update(&Event {
-                    event_timestamp: event_timestamp.micros(),
-                    created_timestamp: created_timestamp.map(EventTimestamp::micros),
-                    value: value(part.input),
-                    bucket: value(part.by),
-                });
+                sum.update(&part.event(&columns, row, instants));
             }
         }
         Ok(())

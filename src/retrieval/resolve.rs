@@ -5,12 +5,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use arc_swap::ArcSwapOption;
+
 use super::RetrievalError;
 use super::online_windows::WindowPlan;
 use crate::compile::{CompileError, OnDemandPlan};
 use crate::definition::{
     Definitions, FeatureReference, FeatureView, Field, OnDemandFeatureView, SourceName, ViewProjection, nearest,
 };
+use crate::online_store::{DecodePlan, Schemas};
 use crate::registry::RegistryVersion;
 
 /// What is asked for.
@@ -62,6 +65,25 @@ pub struct ResolvedView {
     pub is_materialized: bool,
     /// Of an aggregation view: how its features are read online.
     pub windows: Option<WindowPlan>,
+    /// Of what jobs wrote, and of what a stream wrote.
+    decode_plans: [DecodePlanOfSchemas; 2],
+}
+
+/// How stored values of the view are read online, and the schemas that it is for.
+type DecodePlanOfSchemas = ArcSwapOption<(Arc<Schemas>, Arc<DecodePlan>)>;
+
+impl ResolvedView {
+    /// How values of these schemas are read: made anew when the schemas are others than before.
+    pub(super) fn decode_plan(&self, side: usize, schemas: &Arc<Schemas>) -> Arc<DecodePlan> {
+        if let Some(known) = self.decode_plans[side].load().as_ref()
+            && Arc::ptr_eq(&known.0, schemas)
+        {
+            return Arc::clone(&known.1);
+        }
+        let plan = Arc::new(DecodePlan::new(schemas, &self.features));
+        self.decode_plans[side].store(Some(Arc::new((Arc::clone(schemas), Arc::clone(&plan)))));
+        plan
+    }
 }
 
 #[derive(Debug)]
@@ -147,6 +169,9 @@ impl Catalog {
         match selection {
             FeatureSelection::Service(name) => match definitions.feature_service(name) {
                 Some(service) => Ok(service.features.clone()),
+                None if definitions.feature_view(name).is_some() => {
+                    Err(RetrievalError::ViewForService { name: name.clone() })
+                }
                 None => {
                     let names = definitions.feature_services.iter().map(|service| service.name.as_str());
                     Err(RetrievalError::unknown("feature service", name, names))
@@ -234,6 +259,7 @@ impl Resolver<'_> {
             streamed: definitions.streamed_source(view).map(|source| source.name.clone()),
             is_materialized: definitions.is_materialized(view),
             windows: None,
+            decode_plans: Default::default(),
         });
         Ok(self.resolved.views.len() - 1)
     }

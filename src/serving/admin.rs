@@ -40,6 +40,14 @@ impl Admin for AdminService {
         Ok(Response::new(pb::FlushStreamsResponse {}))
     }
 
+    async fn checkpoint(&self, _: Request<pb::CheckpointRequest>) -> Result<Response<pb::CheckpointResponse>, Status> {
+        let (state, folder) = (Arc::clone(&self.state), self.state.new_checkpoint_path());
+        let path = folder.clone();
+        let made = tokio::task::spawn_blocking(move || state.online.store.checkpoint(&path)).await;
+        made.map_err(|error| Status::internal(error.to_string()))?.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Response::new(pb::CheckpointResponse { folder: folder.to_string_lossy().into_owned() }))
+    }
+
     async fn rebuild_online(
         &self,
         request: Request<pb::RebuildOnlineRequest>,

@@ -9,13 +9,14 @@ use arrow::array::{
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Field, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
-    TimestampMicrosecondType,
+    TimestampMicrosecondType, UInt64Type,
 };
 use bytes::Bytes;
 
 use super::pb::{self, column::Values};
 use crate::definition::ValueType;
-use crate::retrieval::AnswerColumn;
+use crate::point_in_time_join::{FeatureStatus, RowStatus};
+use crate::retrieval::{AnswerColumn, StatusesRef};
 
 /// What is wrong with a column that a caller sent.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +39,35 @@ pub fn encode_answer(column: &AnswerColumn, event_timestamps: bool) -> pb::Colum
     encoded.r#type = column.value_type.to_string();
     encoded.statuses = column.statuses.iter().map(|status| *status as i32).collect();
     if event_timestamps {
-        let instants = &column.event_timestamps;
-        encoded.event_timestamps =
-            (0..instants.len()).map(|row| if instants.is_valid(row) { instants.value(row) } else { 0 }).collect();
-        encoded.event_timestamps_validity = encode_validity(instants.nulls());
+        encoded.event_timestamps = encode_instants(&column.event_timestamps);
+        encoded.event_timestamps_validity = encode_validity(column.event_timestamps.nulls());
     }
     encoded
+}
+
+/// Null rows hold zero.
+pub(super) fn encode_instants(instants: &TimestampMicrosecondArray) -> Vec<i64> {
+    (0..instants.len()).map(|row| if instants.is_valid(row) { instants.value(row) } else { 0 }).collect()
+}
+
+/// The status of each row of a column with these nulls.
+pub(super) fn encode_statuses<'a>(
+    statuses: StatusesRef<'a>,
+    nulls: Option<&'a NullBuffer>,
+) -> impl Iterator<Item = FeatureStatus> + 'a {
+    let rows = match statuses {
+        StatusesRef::Rows(rows) => rows.len(),
+        StatusesRef::Computed { rows } => rows,
+    };
+    (0..rows).map(move |row| {
+        let is_null = nulls.is_some_and(|nulls| nulls.is_null(row));
+        match statuses {
+            StatusesRef::Rows(rows) if rows[row] == RowStatus::NotFound => FeatureStatus::NotFound,
+            StatusesRef::Rows(rows) if rows[row] == RowStatus::OutsideMaxAge => FeatureStatus::OutsideMaxAge,
+            _ if is_null => FeatureStatus::NullValue,
+            _ => FeatureStatus::Present,
+        }
+    })
 }
 
 /// A column of one of the types of [`ValueType`]; any other type gives a column without values.
@@ -98,6 +122,13 @@ fn encode_values(array: &ArrayRef) -> Option<Values> {
         }
         DataType::Float32 => Values::Floats(pb::FloatValues { values: numbers::<Float32Type>(array) }),
         DataType::Float64 => Values::Doubles(pb::DoubleValues { values: numbers::<Float64Type>(array) }),
+        // The wire has no such numbers, and texts stand for any type.
+        DataType::UInt64 => {
+            let values = array.as_primitive::<UInt64Type>().iter();
+            Values::Strings(pb::StringValues {
+                values: values.map(|value| value.map(|number| number.to_string()).unwrap_or_default()).collect(),
+            })
+        }
         DataType::Utf8 => {
             let values = array.as_string::<i32>().iter().map(|value| value.unwrap_or_default().to_owned());
             Values::Strings(pb::StringValues { values: values.collect() })
@@ -152,7 +183,7 @@ fn encode_rows(offsets: &OffsetBuffer<i32>, nulls: Option<&NullBuffer>, items: &
     (lengths.collect(), shown)
 }
 
-fn encode_validity(nulls: Option<&NullBuffer>) -> Bytes {
+pub(super) fn encode_validity(nulls: Option<&NullBuffer>) -> Bytes {
     match nulls {
         Some(nulls) if nulls.null_count() > 0 => {
             let bits: BooleanBuffer = nulls.iter().collect();

@@ -1,28 +1,36 @@
 //! The `asof.v1.FeatureStore` service.
 
+use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, Schema};
 use arrow::ipc::writer::StreamWriter;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use metrics::Histogram;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::access::caller;
 use super::columns::{decode_column, encode_answer, encode_column};
+use super::in_flight::{late, late_patience};
 use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
 use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
+use super::tokens::Caller;
 use crate::definition::FeatureViewName;
-use crate::metrics::ONLINE_REQUEST_ROWS;
+use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
-    Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineRequest, TableVersion,
+    Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
+    RequestColumns, ResolvedRequest, RetrievalError, TableVersion,
 };
 use crate::stream_ingestion::SourceStatus;
 use crate::time::{EventTimestamp, TimeRange};
@@ -37,11 +45,63 @@ const INLINE_ROWS_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub struct FeatureStoreService {
     pub(super) state: Arc<ServerState>,
+    request_rows: Histogram,
+    pub(super) stages: Stages,
+    answered: Arc<AtomicU64>,
+    /// Turns of requests that are too large for the thread that received them.
+    large: Arc<Semaphore>,
 }
 
+/// Where the time of online requests goes.
+#[derive(Debug, Clone)]
+pub(super) struct Stages {
+    pub decode: Histogram,
+    read: Histogram,
+    pub encode: Histogram,
+}
+
+/// The age of values is recorded of one in so many online requests.
+const AGES_EVERY: u64 = 64;
+
 impl FeatureStoreService {
+    /// After the recorder of the process is installed.
+    pub(super) fn new(state: Arc<ServerState>) -> Self {
+        let stage = |stage: &'static str| metrics::histogram!(REQUEST_STAGE_SECONDS, "stage" => stage);
+        FeatureStoreService {
+            state,
+            request_rows: metrics::histogram!(ONLINE_REQUEST_ROWS),
+            stages: Stages { decode: stage("decode"), read: stage("read"), encode: stage("encode") },
+            answered: Arc::default(),
+            large: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
+        }
+    }
+
     fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
+    }
+
+    /// # Errors
+    /// Names that are unknown, and more features than the server answers at once.
+    fn resolve(
+        &self,
+        catalog: &Catalog,
+        selection: &FeatureSelection,
+        full_feature_names: bool,
+    ) -> Result<Arc<ResolvedRequest>, Status> {
+        let limit = self.state.settings.server.limits.request_features;
+        let too_many = |asked: usize| {
+            let message =
+                format!("{asked} features are asked for, and the server answers {limit} at once; ask for fewer");
+            Status::resource_exhausted(message)
+        };
+        if let FeatureSelection::References(references) = selection
+            && references.len() > limit
+        {
+            return Err(too_many(references.len()));
+        }
+        let resolved = catalog.resolve(selection, full_feature_names);
+        let resolved = resolved.map_err(|error| to_status(error.kind(), &error))?;
+        if resolved.outputs.len() > limit { Err(too_many(resolved.outputs.len())) } else { Ok(resolved) }
     }
 
     /// An earlier version of the definitions.
@@ -51,12 +111,13 @@ impl FeatureStoreService {
         Ok(Arc::new(Catalog::new(Arc::new(registry)).map_err(|error| to_status(error.kind(), &error))?))
     }
 
-    /// Answers an online request; used by the HTTP gateway too.
-    pub(super) async fn online(
+    /// Answers an online request, in the form that `finish` gives to what was read.
+    pub(super) async fn online<T: Send + 'static>(
         &self,
+        caller: Caller,
         request: OnlineRequest,
-        event_timestamps: bool,
-    ) -> Result<pb::GetOnlineFeaturesResponse, Status> {
+        finish: impl FnOnce(&OnlineRequest, OnlineAnswer) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         if request.now.is_some() && !self.state.allow_request_time {
             let message = "`now` is refused: the server was not started with --allow-request-time";
             return Err(Status::invalid_argument(message));
@@ -67,17 +128,47 @@ impl FeatureStoreService {
             let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
             return Err(Status::resource_exhausted(message));
         }
-        metrics::histogram!(ONLINE_REQUEST_ROWS).record(rows as f64);
+        self.request_rows.record(rows as f64);
         let catalog = self.catalog()?;
-        let state = Arc::clone(&self.state);
+        let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
+        caller.check_request(&resolved)?;
+        let (state, stages) = (Arc::clone(&self.state), self.stages.clone());
+        let with_ages = self.answered.fetch_add(1, Ordering::Relaxed) % AGES_EVERY == 0;
         let answer = move || {
-            let answer = state.online.get(&catalog, &request).map_err(|error| to_status(error.kind(), &error))?;
-            Ok(encode_answer_columns(&request, &answer, event_timestamps))
+            let begun = Instant::now();
+            let failed = |error: RetrievalError| to_status(error.kind(), &error);
+            let columns = RequestColumns::new(&resolved, request.columns.clone()).map_err(failed)?;
+            let answer = state.online.answer(&catalog, resolved, &columns, request.now).map_err(failed)?;
+            let read = Instant::now();
+            stages.read.record(read - begun);
+            if with_ages {
+                record_ages(&answer, request.now.unwrap_or_else(|| state.online.clock.now()));
+            }
+            let finished = finish(&request, answer);
+            stages.encode.record(read.elapsed());
+            Ok(finished)
         };
         if rows <= INLINE_ROWS_MAX {
             return answer();
         }
+        // As many at once as there are cores: more would only make all of them slower.
+        let queue_time = self.state.settings.server.limits.queue_time;
+        let turn = tokio::time::timeout(late_patience(queue_time), Arc::clone(&self.large).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Status::resource_exhausted(late(queue_time))) };
+        let answer = move || {
+            let answered = answer();
+            drop(turn);
+            answered
+        };
         tokio::task::spawn_blocking(answer).await.map_err(|error| Status::internal(error.to_string()))?
+    }
+}
+
+/// How old the first row of each view is.
+fn record_ages(answer: &OnlineAnswer, now: EventTimestamp) {
+    for (view, event_timestamp) in answer.first_event_timestamps() {
+        let age = now.micros().saturating_sub(event_timestamp.micros()) as f64 / 1e6;
+        metrics::histogram!(FEATURE_AGE_SECONDS, "view" => view.to_owned()).record(age);
     }
 }
 
@@ -129,41 +220,58 @@ pub(super) fn request_batch(columns: Vec<(String, ArrayRef)>) -> Result<RecordBa
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
+/// What a message asks for.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a column that contradicts itself, columns of several lengths, and a selection of nothing.
+pub(super) fn online_request(request: pb::GetOnlineFeaturesRequest) -> Result<OnlineRequest, Status> {
+    let mut columns = Vec::with_capacity(request.entities.len() + request.request.len());
+    for column in request.entities.iter().chain(&request.request) {
+        let array = decode_column(column).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        columns.push((column.name.clone(), array));
+    }
+    Ok(OnlineRequest {
+        entity_columns: request.entities.len(),
+        selection: selection(request.features)?,
+        full_feature_names: request.full_feature_names,
+        columns: request_batch(columns)?,
+        now: request.now.map(EventTimestamp::from_micros),
+    })
+}
+
 type ResponseStream = Pin<Box<dyn Stream<Item = Result<pb::GetBatchFeaturesResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl FeatureStore for FeatureStoreService {
     type GetBatchFeaturesStream = ResponseStream;
 
+    /// The same answer as the server's, which writes it in a way of its own: see `grpc_online`.
     async fn get_online_features(
         &self,
         request: Request<pb::GetOnlineFeaturesRequest>,
     ) -> Result<Response<pb::GetOnlineFeaturesResponse>, Status> {
+        let caller = caller(request.extensions());
         let request = request.into_inner();
-        let mut columns = Vec::with_capacity(request.entities.len() + request.request.len());
-        for column in request.entities.iter().chain(&request.request) {
-            let array = decode_column(column).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            columns.push((column.name.clone(), array));
-        }
-        let online = OnlineRequest {
-            entity_columns: request.entities.len(),
-            selection: selection(request.features)?,
-            full_feature_names: request.full_feature_names,
-            columns: request_batch(columns)?,
-            now: request.now.map(EventTimestamp::from_micros),
-        };
-        Ok(Response::new(self.online(online, request.event_timestamps).await?))
+        let event_timestamps = request.event_timestamps;
+        let answer = self.online(caller, online_request(request)?, move |request, answer| {
+            encode_answer_columns(request, &answer.into_answer(), event_timestamps)
+        });
+        Ok(Response::new(answer.await?))
     }
 
     async fn get_batch_features(
         &self,
         request: Request<Streaming<pb::GetBatchFeaturesRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
-        let (request, registry_version) = read_batch_request(request.into_inner()).await?;
+        let caller = caller(request.extensions());
+        let limits = &self.state.settings.server.limits;
+        let (request, registry_version) = read_batch_request(request.into_inner(), limits.request_time).await?;
         let catalog = match registry_version {
             0 => self.catalog()?,
             version => self.catalog_at(version).await?,
         };
+        let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
+        caller.check_request(&resolved)?;
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
             // The answer sees what was acknowledged before.
@@ -182,16 +290,19 @@ impl FeatureStore for FeatureStoreService {
     }
 
     async fn push(&self, request: Request<Streaming<pb::PushRequest>>) -> Result<Response<pb::PushResponse>, Status> {
-        Ok(Response::new(push_messages(&self.state, request.into_inner()).await?))
+        let caller = caller(request.extensions());
+        Ok(Response::new(push_messages(&self.state, &caller, request.into_inner()).await?))
     }
 
     async fn list_definitions(
         &self,
         request: Request<pb::ListDefinitionsRequest>,
     ) -> Result<Response<pb::ListDefinitionsResponse>, Status> {
+        let caller = caller(request.extensions());
         let catalog = self.catalog()?;
         let kind = request.into_inner().kind;
-        let all = crate::definition::listed(catalog.definitions());
+        let mut all = crate::definition::listed(catalog.definitions());
+        all.retain(|listed| is_for(&caller, &catalog, listed.kind, &listed.name));
         if !kind.is_empty() && !crate::definition::KINDS.contains(&kind.as_str()) {
             let kinds = crate::definition::KINDS.join(", ");
             return Err(Status::invalid_argument(format!("there is no kind `{kind}`; the kinds are {kinds}")));
@@ -209,10 +320,15 @@ impl FeatureStore for FeatureStoreService {
         }))
     }
 
-    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::GetStatusResponse>, Status> {
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::GetStatusResponse>, Status> {
+        let caller = caller(request.extensions());
         let catalog = self.state.catalog();
         let mut views = Vec::new();
-        for view in catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views) {
+        let all = catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views);
+        for view in all.filter(|view| caller.may_use(view.name.as_str())) {
             let id = catalog.as_ref().and_then(|catalog| catalog.registry.views.get(&view.name)).map(|state| state.id);
             let table = self.state.offline_store.view_table(&view.name).await;
             let table = table.map_err(|error| to_status(error.kind(), &error))?;
@@ -235,7 +351,24 @@ impl FeatureStore for FeatureStoreService {
                 .state
                 .ingestion()
                 .map_or_else(Vec::new, |streams| streams.status().into_iter().map(stream_status).collect()),
+            process_cpu_seconds: process_cpu_seconds(),
         }))
+    }
+}
+
+/// Whether a definition is to be shown to a caller: of views and what is made of them, those that its token is for.
+fn is_for(caller: &Caller, catalog: &Catalog, kind: &str, name: &str) -> bool {
+    let uses = |selection: FeatureSelection| {
+        let resolved = catalog.resolve(&selection, true);
+        resolved.is_ok_and(|resolved| caller.check_request(&resolved).is_ok())
+    };
+    match kind {
+        _ if !caller.is_scoped() => true,
+        "feature_views" => caller.may_use(name),
+        "on_demand_feature_views" => uses(FeatureSelection::References(vec![name.to_owned()])),
+        "feature_services" => uses(FeatureSelection::Service(name.to_owned())),
+        "sources" => caller.check_source(catalog.definitions(), name).is_ok(),
+        _ => true,
     }
 }
 
@@ -272,15 +405,22 @@ impl<T> Future for AbortOnDrop<T> {
     }
 }
 
+/// The next message of a caller, who may keep the server waiting for so long.
+pub(super) async fn next_message<T>(messages: &mut Streaming<T>, patience: Duration) -> Result<Option<T>, Status> {
+    let silence = || Status::deadline_exceeded(format!("the call was silent for more than {patience:?}"));
+    tokio::time::timeout(patience, messages.message()).await.map_err(|_| silence())?
+}
+
 async fn read_batch_request(
     mut messages: Streaming<pb::GetBatchFeaturesRequest>,
+    patience: Duration,
 ) -> Result<(BatchRequest, u64), Status> {
-    let first = messages.message().await?.and_then(|message| message.part);
+    let first = next_message(&mut messages, patience).await?.and_then(|message| message.part);
     let Some(get_batch_features_request::Part::Header(header)) = first else {
         return Err(Status::invalid_argument("the first message has to be the header"));
     };
     let mut spine = BytesMut::new();
-    while let Some(message) = messages.message().await? {
+    while let Some(message) = next_message(&mut messages, patience).await? {
         match message.part {
             Some(get_batch_features_request::Part::Spine(piece)) => spine.extend_from_slice(&piece),
             _ => return Err(Status::invalid_argument("the messages after the header carry pieces of the spine")),

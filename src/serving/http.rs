@@ -1,26 +1,34 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use super::grpc::{FeatureStoreService, request_batch};
-use super::in_flight::{InFlight, bound_http};
+use super::access::Access;
+use super::calls::{Call, call};
+use super::grpc::{FeatureStoreService, encode_answer_columns, request_batch};
+use super::http_feast;
+use super::in_flight::InFlight;
 use super::json::{answer_to_json, column_from_json};
+use super::listen::Peer;
 use super::push::{PushCall, read_arrow, read_parquet};
-use super::record::record_http;
+use super::record::{Recorder, record_http};
 use super::status::{http_status, kind_of};
+use super::tokens::Caller;
+use super::watched_body::watched;
 use crate::metrics::Metrics;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
 use crate::stream_ingestion::{Acknowledge, PushSummary, PushedRows};
@@ -28,10 +36,11 @@ use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
 #[derive(Clone)]
-struct Gateway {
-    service: FeatureStoreService,
+pub(super) struct Gateway {
+    pub service: FeatureStoreService,
     metrics: Metrics,
-    body_bytes_max: usize,
+    pub body_bytes_max: usize,
+    stopped: watch::Receiver<bool>,
 }
 
 /// The gateway's paths.
@@ -39,25 +48,101 @@ pub(super) fn router(
     service: FeatureStoreService,
     metrics: Metrics,
     body_bytes_max: usize,
-    in_flight: InFlight,
+    entrance: HttpEntrance,
+    recorder: Arc<Recorder>,
+    stopped: watch::Receiver<bool>,
 ) -> Router {
     Router::new()
         .merge(super::prediction::router(Arc::clone(&service.state)))
         .route("/v1/get-online-features", post(get_online_features))
         .route("/v1/push", post(push))
-        .route_layer(from_fn_with_state(in_flight, bound_http))
+        .route("/get-online-features", post(http_feast::get_online_features))
+        .route("/push", post(http_feast::push))
+        .route("/openapi.json", get(describe))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
+        .route("/ready", get(ready))
         .route("/metrics", get(render_metrics))
+        .route_layer(from_fn_with_state(entrance, enter))
         .fallback(|| async { failure(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(refuse_method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
-        .layer(from_fn(record_http))
-        .with_state(Gateway { service, metrics, body_bytes_max })
+        .layer(from_fn_with_state(recorder, record_http))
+        .with_state(Gateway { service, metrics, body_bytes_max, stopped })
+}
+
+/// Whom the gateway lets in.
+#[derive(Clone)]
+pub(super) struct HttpEntrance {
+    pub access: Access,
+    pub in_flight: InFlight,
+    pub request_time: Duration,
+}
+
+/// Admits a request, or answers 401, 403 or 429; ends one that takes too long.
+async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next: Next) -> Response {
+    let called = called(&request);
+    let permit = match called.is_some_and(|call| call.is_bounded).then(|| entrance.in_flight.enter()) {
+        Some(Err(_)) => return refuse_for_now(&entrance.in_flight.full()),
+        Some(Ok(permit)) => Some(permit),
+        None => None,
+    };
+    let peer = request.extensions().get::<Peer>();
+    match entrance.access.admit(called, request.headers(), peer) {
+        Ok(caller) => drop(request.extensions_mut().insert(caller)),
+        Err(status) => return failed(&status),
+    }
+    match tokio::time::timeout(entrance.request_time, next.run(request)).await {
+        Ok(answer) => match permit {
+            Some(permit) => watched(answer, permit),
+            None => answer,
+        },
+        Err(_) => {
+            let message =
+                format!("the request took longer than the {:?} that the server gives it", entrance.request_time);
+            failure(StatusCode::REQUEST_TIMEOUT, &message)
+        }
+    }
+}
+
+/// The call that a request to one of the paths is.
+pub(super) fn called(request: &Request) -> Option<&'static Call> {
+    let path = request.extensions().get::<MatchedPath>()?;
+    // What is asked for its head alone is no other call.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    call(&format!("{method} {}", path.as_str()))
+}
+
+fn refuse_for_now(message: &str) -> Response {
+    let mut refused = failure(StatusCode::TOO_MANY_REQUESTS, message);
+    refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    refused
+}
+
+pub(super) fn failed(status: &Status) -> Response {
+    let code = http_status(kind_of(status.code()));
+    failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
 }
 
 async fn refuse_method(method: Method, uri: Uri) -> Response {
     let message = format!("`{}` does not take {method}; see docs/api.md", uri.path());
     failure(StatusCode::METHOD_NOT_ALLOWED, &message)
+}
+
+/// Whether requests are answered: once definitions are applied, and until the server is to end.
+async fn ready(State(gateway): State<Gateway>) -> Response {
+    if *gateway.stopped.borrow() {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end");
+    }
+    match gateway.service.state.catalog() {
+        Some(catalog) => Json(json!({"status": "ready", "registry_version": catalog.registry.version})).into_response(),
+        None => failure(StatusCode::SERVICE_UNAVAILABLE, "no definitions are applied; run `asof apply`"),
+    }
+}
+
+/// What the gateway answers, for tools that read OpenAPI.
+async fn describe() -> Response {
+    let content_type = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, content_type)], include_str!("openapi.json")).into_response()
 }
 
 async fn render_metrics(State(gateway): State<Gateway>) -> Response {
@@ -68,14 +153,14 @@ async fn render_metrics(State(gateway): State<Gateway>) -> Response {
 /// The body of `POST /v1/get-online-features`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OnlineBody {
+pub(super) struct OnlineBody {
     feature_service: Option<String>,
     #[serde(default)]
     features: Vec<String>,
     #[serde(default)]
-    entities: UniqueObject,
+    pub entities: UniqueObject,
     #[serde(default)]
-    request: UniqueObject,
+    pub request: UniqueObject,
     #[serde(default)]
     full_feature_names: bool,
     #[serde(default)]
@@ -83,17 +168,18 @@ struct OnlineBody {
     now: Option<String>,
 }
 
-async fn get_online_features(State(gateway): State<Gateway>, body: Result<Bytes, BytesRejection>) -> Response {
+async fn get_online_features(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
     let body = match body {
         Ok(body) => body,
         Err(rejection) => return refuse_body(&rejection, gateway.body_bytes_max),
     };
-    match answer(&gateway, &body).await {
+    match answer(&gateway, caller, &body).await {
         Ok(document) => Json(document).into_response(),
-        Err(status) => {
-            let code = http_status(kind_of(status.code()));
-            failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
-        }
+        Err(status) => failed(&status),
     }
 }
 
@@ -107,7 +193,7 @@ pub(super) fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> 
     failure(rejection.status(), &message)
 }
 
-async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
+async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value, Status> {
     let invalid = |message: String| Status::new(Code::InvalidArgument, message);
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(invalid("the body has to be a JSON object, such as {\"feature_service\": …}".to_owned()));
@@ -134,8 +220,11 @@ async fn answer(gateway: &Gateway, body: &[u8]) -> Result<Value, Status> {
         columns: request_batch(columns)?,
         now: now.map_err(|error| invalid(format!("`now`: {error}")))?,
     };
-    let answer = gateway.service.online(request, body.timestamps).await?;
-    Ok(answer_to_json(&answer, body.timestamps))
+    let timestamps = body.timestamps;
+    let answer = gateway.service.online(caller, request, move |request, answer| {
+        answer_to_json(&encode_answer_columns(request, &answer.into_answer(), timestamps), timestamps)
+    });
+    answer.await
 }
 
 /// What `POST /v1/push` may say beside a body of rows alone.
@@ -157,6 +246,7 @@ struct PushBody {
 
 async fn push(
     State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
     parameters: Result<Query<PushParameters>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -170,12 +260,10 @@ async fn push(
         Err(rejection) => return refuse_body(&rejection, gateway.body_bytes_max),
     };
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match push_rows(&gateway, parameters, media_type, body).await {
+    match push_rows(&gateway, &caller, parameters, media_type, body).await {
         Ok(document) => Json(document).into_response(),
         Err(status) => {
-            let code = http_status(kind_of(status.code()));
-            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let mut answer = failure(code, status.message());
+            let mut answer = failed(&status);
             let millis =
                 status.metadata().get("retry-after-ms").and_then(|millis| millis.to_str().ok()?.parse::<u64>().ok());
             if let Some(seconds) = millis.map(|millis| millis.div_ceil(1000)) {
@@ -188,6 +276,7 @@ async fn push(
 
 async fn push_rows(
     gateway: &Gateway,
+    caller: &Caller,
     parameters: PushParameters,
     media_type: &str,
     body: Bytes,
@@ -218,7 +307,7 @@ async fn push_rows(
             "no source is named; send {\"source\": …, \"rows\": [{…}]}, or rows with ?source=".to_owned(),
         ));
     };
-    let mut call = PushCall::new(&gateway.service.state, &source, acknowledge).await?;
+    let mut call = PushCall::new(&gateway.service.state, caller, &source, acknowledge).await?;
     for rows in rows {
         call.push(rows).await?;
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, NullArray, StringArray, new_null_array,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, NullArray, StringArray, UInt64Array, new_null_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
@@ -75,7 +75,10 @@ fn is_number_or_null(value: &Value) -> bool {
 /// The row that no column of numbers can hold, and why.
 fn numbers_from_json(values: &[Value]) -> Result<ArrayRef, (usize, String)> {
     if let Some(row) = values.iter().position(|value| value.is_u64() && !value.is_i64()) {
-        return Err((row, format!("holds {}, which is greater than an int64 can be", values[row])));
+        if values.iter().all(|value| value.is_null() || value.is_u64()) {
+            return Ok(Arc::new(values.iter().map(Value::as_u64).collect::<UInt64Array>()));
+        }
+        return Err((row, format!("holds {}, which no type holds beside the column's other numbers", values[row])));
     }
     if values.iter().all(|value| value.is_null() || value.is_i64()) {
         return Ok(Arc::new(values.iter().map(Value::as_i64).collect::<Int64Array>()));
@@ -249,6 +252,11 @@ mod tests {
         ] {
             assert_eq!(round_trip(values.clone()), values);
         }
+        assert_eq!(
+            round_trip(json!([u64::MAX, null])),
+            json!(["18446744073709551615", null]),
+            "the wire has no such number"
+        );
         assert_eq!(float32_to_json(0.1), json!(0.1));
         assert_eq!(float64_to_json(f64::NEG_INFINITY), json!("-Infinity"));
     }
@@ -261,7 +269,7 @@ mod tests {
             (json!([{"a": 1}]), "column `c` holds objects"),
             (json!([[1], [], [[1]]]), "row 3: column `c` holds a list of lists"),
             (json!([[], [1, 2], [], [3, "a"]]), "row 4: column `c` holds a text, and a number before it"),
-            (json!([u64::MAX]), "row 1: column `c` holds 18446744073709551615, which is greater"),
+            (json!([u64::MAX, -1]), "row 1: column `c` holds 18446744073709551615, which no type holds beside"),
             (json!([0.5, (1_i64 << 53) + 1]), "row 2: column `c` holds 9007199254740993, which cannot stand exactly"),
         ] {
             let error = column_from_json("c", values.as_array().unwrap()).unwrap_err().to_string();

@@ -10,21 +10,33 @@
 //!
 //! Holds no feature logic: it checks a request, calls one function, and turns the answer into wire types.
 
+mod access;
 pub mod admin;
+pub mod calls;
 pub mod columns;
+mod entrance;
 mod follow;
+#[cfg(test)]
+mod fuzz_targets;
 mod grpc;
+mod grpc_online;
 mod http;
+mod http_feast;
+mod http_server;
 mod in_flight;
 mod ipc;
 pub mod json;
+mod listen;
+mod packed;
 pub mod prediction;
 mod push;
 mod record;
 mod server;
 mod state;
 pub mod status;
+pub mod tokens;
 mod watched_body;
+mod wire;
 
 /// The messages and services of `proto/asof/v1`.
 pub mod pb {
@@ -36,5 +48,6 @@ pub mod pb {
 }
 
 pub use grpc::encode_answer_columns;
+pub use packed::PackedCodec;
 pub use server::{ServeError, Server, ServerOptions};
 pub use state::ServerState;

@@ -10,12 +10,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tonic::{Status, Streaming};
 
 use super::columns::decode_column;
-use super::grpc::request_batch;
+use super::grpc::{next_message, request_batch};
 use super::ipc::read_stream;
 use super::pb::push_request::Rows;
 use super::pb::{self, PushResponse, RowProblem};
 use super::state::ServerState;
 use super::status::to_status;
+use super::tokens::Caller;
 use crate::error::ErrorKind;
 use crate::stream_ingestion::{Acknowledge, Ingestion, IngestionError, PendingPush, PushSummary, PushedRows};
 
@@ -35,8 +36,16 @@ pub struct PushCall {
 
 impl PushCall {
     /// # Errors
-    /// FAILED_PRECONDITION where no source has a stream.
-    pub async fn new(state: &ServerState, source: &str, acknowledge: Acknowledge) -> Result<Self, Status> {
+    /// FAILED_PRECONDITION where no source has a stream, PERMISSION_DENIED for a source that is not the caller's.
+    pub async fn new(
+        state: &ServerState,
+        caller: &Caller,
+        source: &str,
+        acknowledge: Acknowledge,
+    ) -> Result<Self, Status> {
+        if let Some(catalog) = state.catalog() {
+            caller.check_source(catalog.definitions(), source)?;
+        }
         let ingestion = state.ingestion_of(source).await?;
         let (summary, settling) = (PushSummary::default(), VecDeque::new());
         Ok(PushCall { ingestion, source: source.to_owned(), acknowledge, summary, rows: 0, settling })
@@ -114,10 +123,11 @@ pub fn push_status(error: &IngestionError) -> Status {
 /// Messages that cannot be read, and those of [`PushCall`].
 pub async fn push_messages(
     state: &ServerState,
+    caller: &Caller,
     mut messages: Streaming<pb::PushRequest>,
 ) -> Result<PushResponse, Status> {
     let mut call: Option<PushCall> = None;
-    while let Some(message) = messages.message().await? {
+    while let Some(message) = next_message(&mut messages, state.settings.server.limits.request_time).await? {
         let pb::PushRequest { source, acknowledge, rows } = message;
         let call = match &mut call {
             Some(call) if source.is_empty() || source == call.source => call,
@@ -128,7 +138,7 @@ pub async fn push_messages(
             None if source.is_empty() => {
                 return Err(Status::invalid_argument("the first message has to name the `source`"));
             }
-            None => call.insert(PushCall::new(state, &source, acknowledge_of(acknowledge)?).await?),
+            None => call.insert(PushCall::new(state, caller, &source, acknowledge_of(acknowledge)?).await?),
         };
         match rows {
             Some(Rows::ArrowIpc(bytes)) => {
@@ -208,6 +218,10 @@ impl ServerState {
     /// # Errors
     /// NOT_FOUND, or FAILED_PRECONDITION where no source has a stream.
     async fn ingestion_of(&self, source: &str) -> Result<Arc<Ingestion>, Status> {
+        if self.is_replica {
+            let message = "this server is a replica, which takes no events; push to the server that has the streams";
+            return Err(Status::failed_precondition(message));
+        }
         if let Some(ingestion) = self.ingestion().filter(|ingestion| ingestion.takes(source)) {
             return Ok(ingestion);
         }

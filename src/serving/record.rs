@@ -1,44 +1,76 @@
 //! Counts every answered request and measures how long its answer took, over gRPC and HTTP alike.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::Frame;
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 use tonic::{Code, Status};
 
+use super::calls::{CALLS, Call};
+use super::http::called;
 use super::watched_body::{Watch, watched};
-use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUESTS_TOTAL};
+use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUEST_STAGE_SECONDS, REQUESTS_TOTAL};
 
 /// The label of requests whose path is none of ours: callers may send any.
 const UNKNOWN: &str = "unknown";
 
+/// What is recorded of each call, with its labels looked up once.
+pub(super) struct Recorder {
+    calls: HashMap<&'static str, CallMetrics>,
+    waited: Histogram,
+}
+
+#[derive(Clone)]
+struct CallMetrics {
+    latency: Histogram,
+    /// Answers of the usual code.
+    answered: Counter,
+}
+
+impl Recorder {
+    /// After the recorder of the process is installed.
+    pub fn new() -> Self {
+        let metrics = |call: &Call| {
+            let usual = usual_code(call.name);
+            let latency = histogram!(REQUEST_LATENCY_SECONDS, "method" => call.name);
+            (
+                call.name,
+                CallMetrics { latency, answered: counter!(REQUESTS_TOTAL, "method" => call.name, "code" => usual) },
+            )
+        };
+        let waited = histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait");
+        Recorder { calls: CALLS.iter().map(metrics).collect(), waited }
+    }
+
+    /// Of a call that begins; of an unknown one none of its name is kept, because callers may send any.
+    pub fn begin(&self, call: Option<&'static Call>, arrived: Instant) -> Recording {
+        let known = call.and_then(|call| Some((call.name, self.calls.get(call.name)?.clone())));
+        Recording { arrived, known, code: Cow::Borrowed("CANCELLED"), waited: self.waited.clone() }
+    }
+}
+
+fn usual_code(name: &str) -> &'static str {
+    if name.contains(' ') { "200" } else { "OK" }
+}
+
 /// Records a request to the gateway: `POST /v1/get-online-features`, and its HTTP status.
-pub(super) async fn record_http(request: Request, next: Next) -> Response {
+pub(super) async fn record_http(State(recorder): State<Arc<Recorder>>, request: Request, next: Next) -> Response {
     let arrived = Instant::now();
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let method = path.map_or_else(|| UNKNOWN.to_owned(), |path| format!("{} {path}", request.method()));
+    let mut recording = recorder.begin(called(&request), arrived);
     let response = next.run(request).await;
-    let code = response.status().as_u16().to_string();
-    watched(response, Recording { arrived, method, code })
+    recording.code = Cow::Owned(response.status().as_u16().to_string());
+    watched(response, recording)
 }
 
-/// Records a gRPC call: `asof.v1.FeatureStore/GetOnlineFeatures`, and the name of its status code.
-pub(super) async fn record_grpc(request: Request, next: Next) -> Response {
-    let arrived = Instant::now();
-    let method = request.uri().path().trim_start_matches('/').to_owned();
-    let response = next.run(request).await;
-    // A status among the headers is all there is; else it follows the messages.
-    let code = grpc_code(response.headers()).unwrap_or("CANCELLED");
-    let method = if code == "UNIMPLEMENTED" { UNKNOWN.to_owned() } else { method };
-    watched(response, Recording { arrived, method, code: code.to_owned() })
-}
-
-fn grpc_code(headers: &HeaderMap) -> Option<&'static str> {
+pub(super) fn grpc_code(headers: &HeaderMap) -> Option<&'static str> {
     Status::from_header_map(headers).map(|status| code_name(status.code()))
 }
 
@@ -66,25 +98,49 @@ fn code_name(code: Code) -> &'static str {
 }
 
 /// A request whose answer is under way.
-struct Recording {
+pub(super) struct Recording {
     arrived: Instant,
-    method: String,
-    code: String,
+    known: Option<(&'static str, CallMetrics)>,
+    code: Cow<'static, str>,
+    waited: Histogram,
+}
+
+impl Recording {
+    /// A thread has time for the request.
+    pub fn begun(&self) {
+        self.waited.record(self.arrived.elapsed());
+    }
+
+    pub fn set_code(&mut self, code: &'static str) {
+        self.code = Cow::Borrowed(code);
+    }
 }
 
 impl Drop for Recording {
     /// The answer has been sent, or whoever asked has gone.
     fn drop(&mut self) {
-        let (method, code) = (std::mem::take(&mut self.method), std::mem::take(&mut self.code));
-        histogram!(REQUEST_LATENCY_SECONDS, "method" => method.clone()).record(self.arrived.elapsed());
-        counter!(REQUESTS_TOTAL, "method" => method, "code" => code).increment(1);
+        let elapsed = self.arrived.elapsed();
+        match &self.known {
+            Some((name, metrics)) => {
+                metrics.latency.record(elapsed);
+                if self.code == usual_code(name) {
+                    metrics.answered.increment(1);
+                } else {
+                    counter!(REQUESTS_TOTAL, "method" => *name, "code" => self.code.to_string()).increment(1);
+                }
+            }
+            None => {
+                histogram!(REQUEST_LATENCY_SECONDS, "method" => UNKNOWN).record(elapsed);
+                counter!(REQUESTS_TOTAL, "method" => UNKNOWN, "code" => self.code.to_string()).increment(1);
+            }
+        }
     }
 }
 
 impl Watch for Recording {
     fn frame(&mut self, frame: &Frame<Bytes>) {
         if let Some(code) = frame.trailers_ref().and_then(grpc_code) {
-            code.clone_into(&mut self.code);
+            self.set_code(code);
         }
     }
 }

@@ -1,48 +1,74 @@
 //! Starting, running and ending the server.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::BuildError;
 use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::CompressionEncoding;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server as GrpcServer;
-use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
+use super::access::Access;
 use super::admin::AdminService;
+use super::entrance::EntranceLayer;
 use super::grpc::FeatureStoreService;
-use super::in_flight::{InFlight, bound_grpc};
+use super::grpc_online::{GET_ONLINE_FEATURES, OnlineService};
+use super::http::HttpEntrance;
+use super::in_flight::InFlight;
+use super::listen::{Connection, Connections, Tls, TlsError};
 use super::pb::admin_server::AdminServer;
 use super::pb::feature_store_server::FeatureStoreServer;
-use super::record::record_grpc;
+use super::record::Recorder;
 use super::state::ServerState;
-use super::{follow, http, pb, prediction};
+use super::tokens::{TokenError, random_token};
+use super::{follow, http, http_server, pb, prediction};
 use crate::error::ErrorKind;
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
+use crate::settings::resolve;
 
-/// Bytes of a message that carries a piece of a spine, or an online request.
+/// Bytes of a message that carries a piece of a spine, or rows of a push.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// How long requests under way may take once the server is to end.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+/// Requests of one connection at once; more wait at the caller's side.
+const CONNECTION_REQUESTS_MAX: u32 = 1024;
+/// How often a connection that says nothing is asked whether it is there, and how long it may take to say so.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(20);
+const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Copy)]
 pub struct ServerOptions {
     /// Port 0 takes any free one.
     pub grpc: SocketAddr,
     pub http: SocketAddr,
+    /// Listen where others can call, though nobody is asked for a token.
+    pub insecure: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     #[error(
-        "{address} is no loopback address; without tokens the server listens on loopback addresses only (--insecure overrides)"
+        "{address} is no loopback address; without tokens the server listens on loopback addresses only (`auth` of the settings asks for tokens, --insecure overrides)"
     )]
     Exposed { address: SocketAddr },
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     #[error("metrics cannot be recorded")]
     Metrics(#[from] BuildError),
     #[error("reflection cannot be served")]
@@ -56,7 +82,8 @@ pub enum ServeError {
 impl ServeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            ServeError::Exposed { .. } => ErrorKind::Invalid,
+            ServeError::Exposed { .. } | ServeError::Tls(_) => ErrorKind::Invalid,
+            ServeError::Tokens(error) => error.kind(),
             ServeError::Listen { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
         }
@@ -68,22 +95,52 @@ pub struct Server {
     state: Arc<ServerState>,
     grpc: TcpListener,
     http: TcpListener,
+    /// Where commands on the same project call, without TLS; None: at `grpc`.
+    own: Option<TcpListener>,
+    tls: Option<[Tls; 2]>,
+    access: Access,
+    /// The token of commands on the same project.
+    own_token: Option<String>,
     metrics: Metrics,
 }
 
 impl Server {
     /// # Errors
-    /// An address that cannot be listened on, or that others could reach while nobody is asked for a token.
-    pub async fn bind(state: Arc<ServerState>, options: ServerOptions, insecure: bool) -> Result<Self, ServeError> {
+    /// An address that cannot be listened on, or that others could reach while nobody is asked for a token; files of
+    /// certificates or tokens that are none.
+    pub async fn bind(state: Arc<ServerState>, options: ServerOptions) -> Result<Self, ServeError> {
+        let settings = &state.settings.server;
         for address in [options.grpc, options.http] {
-            if !insecure && !address.ip().is_loopback() {
+            if address.ip().is_loopback() || options.insecure {
+                continue;
+            }
+            if settings.tokens.is_none() {
                 return Err(ServeError::Exposed { address });
             }
+            if settings.tls.is_none() {
+                tracing::warn!(%address, "tokens travel in the clear: set `tls`, or have something in front that does");
+            }
         }
+        let path = |text: &String| PathBuf::from(resolve(&state.batch.project, text));
+        let tls = settings.tls.as_ref().map(|tls| {
+            let (cert, key, client_ca) = (path(&tls.cert), path(&tls.key), tls.client_ca.as_ref().map(path));
+            let make = |protocol| Tls::new(&cert, &key, client_ca.as_deref(), protocol);
+            Ok::<_, TlsError>([make("h2")?, make("http/1.1")?])
+        });
+        let tls = tls.transpose()?;
+        let own_token = settings.tokens.as_ref().map(|_| random_token()).transpose()?;
+        let access = match (&settings.tokens, &own_token) {
+            (Some(tokens), Some(own)) => Access::by_tokens(path(tokens), own)?,
+            _ => Access::open(),
+        };
         let grpc = listen(options.grpc).await?;
         let http = listen(options.http).await?;
+        let own = match tls {
+            Some(_) => Some(listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?),
+            None => None,
+        };
         let metrics = Metrics::install(state.online.clock.now())?;
-        Ok(Server { state, grpc, http, metrics })
+        Ok(Server { state, grpc, http, own, tls, access, own_token, metrics })
     }
 
     /// Where callers find the gRPC services.
@@ -95,14 +152,34 @@ impl Server {
         self.http.local_addr()
     }
 
+    /// Where commands on the same project find the gRPC services, and the token that they send.
+    pub fn own_address(&self) -> std::io::Result<(SocketAddr, Option<String>)> {
+        let listener = self.own.as_ref().unwrap_or(&self.grpc);
+        let mut address = listener.local_addr()?;
+        if address.ip().is_unspecified() {
+            // What listens everywhere is found on this machine, too.
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        Ok((address, self.own_token.clone()))
+    }
+
     /// Answers until `stop` resolves, then finishes the requests under way.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Server { state, grpc, http, metrics } = self;
+        let Server { state, grpc, http, own, tls, access, own_token: _, metrics } = self;
         if let Err(error) = follow::follow_once(&state).await {
             tracing::warn!(error = error.as_ref(), "the registry cannot be followed");
         }
-        let follower = tokio::spawn(follow::follow(Arc::clone(&state)));
-        let model_follower = prediction::start_following(&state).await;
+        let (stopping, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            stop.await;
+            let _ = stopping.send(true);
+        });
+        let background = [
+            tokio::spawn(follow::follow(Arc::clone(&state))),
+            prediction::start_following(&state).await,
+            tokio::spawn(access.clone().follow()),
+            tokio::spawn(keep_up(metrics.clone())),
+        ];
         let repair = Arc::clone(&state);
         state.workers.spawn(async move {
             // What a job committed and did not live to upload.
@@ -110,23 +187,47 @@ impl Server {
                 tracing::warn!(error = &error as &dyn std::error::Error, "online values are not up to their tables");
             }
         });
-        let (stopping, stopped) = tokio::sync::watch::channel(false);
-        tokio::spawn(async move {
-            stop.await;
-            let _ = stopping.send(true);
-        });
-        let upkeep = tokio::spawn(keep_up(metrics.clone()));
-        let service = FeatureStoreService { state: Arc::clone(&state) };
         let limits = &state.settings.server.limits;
-        let in_flight = InFlight::new(limits.in_flight);
-        let router = http::router(service.clone(), metrics, limits.request_bytes, in_flight.clone());
-        let gateway = tokio::spawn(serve_http(http, router, stopped.clone()));
-        serve_grpc(grpc, service, in_flight, stopped).await?;
-        follower.abort();
-        model_follower.abort();
+        let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+        let [grpc_tls, http_tls] = tls.map_or([None, None], |tls| tls.map(Some));
+        let (grpc_connections, http_connections) = (Connections::new(&connections), Connections::new(&connections));
+        grpc_connections.accept(grpc, grpc_tls);
+        own.into_iter().for_each(|own| grpc_connections.accept(own, None));
+        http_connections.accept(http, http_tls);
+
+        let service = FeatureStoreService::new(Arc::clone(&state));
+        let (in_flight, recorder, request_time) =
+            (InFlight::new(limits), Arc::new(Recorder::new()), limits.request_time);
+        let entrance = EntranceLayer {
+            access: access.clone(),
+            in_flight: in_flight.clone(),
+            recorder: Arc::clone(&recorder),
+            request_time,
+        };
+        let router = http::router(
+            service.clone(),
+            metrics,
+            limits.request_bytes,
+            HttpEntrance { access, in_flight, request_time },
+            recorder,
+            stopped.clone(),
+        );
+        let gateway = tokio::spawn(http_server::serve(http_connections.into_receiver(), router, stopped.clone()));
+        let serving = serve_grpc(grpc_connections.into_receiver(), service, entrance, stopped.clone());
+        let ended = async {
+            until(stopped).await;
+            tokio::time::sleep(END_PATIENCE).await;
+        };
+        tokio::select! {
+            served = async { serving.await.map(|()| gateway) } => match served {
+                Ok(gateway) => drop(tokio::time::timeout(END_PATIENCE, gateway).await),
+                Err(error) => return Err(error),
+            },
+            () = ended => tracing::warn!("requests under way are cut off: they take longer than {END_PATIENCE:?}"),
+        }
+        background.iter().for_each(tokio::task::JoinHandle::abort);
         state.prediction.close().await;
-        upkeep.abort();
-        gateway.await.map_err(|error| ServeError::Http(std::io::Error::other(error)))?
+        Ok(())
     }
 }
 
@@ -134,37 +235,45 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
 
-async fn serve_http(
-    listener: TcpListener,
-    router: Router,
-    stopped: tokio::sync::watch::Receiver<bool>,
-) -> Result<(), ServeError> {
-    // Small answers go out at once instead of waiting for more to send.
-    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await.map_err(ServeError::Http)
-}
-
 async fn serve_grpc(
-    listener: TcpListener,
+    connections: mpsc::Receiver<Connection>,
     service: FeatureStoreService,
-    in_flight: InFlight,
-    stopped: tokio::sync::watch::Receiver<bool>,
+    entrance: EntranceLayer,
+    stopped: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let routes = grpc_routes(service).await?.into_axum_router();
-    let bounded = routes.layer(from_fn_with_state(in_flight, bound_grpc));
-    let recorded = Routes::from(bounded.layer(from_fn(record_grpc)));
+    let routes = grpc_routes(service, stopped.clone()).await?.prepare();
     GrpcServer::builder()
-        .add_routes(recorded.prepare())
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), until(stopped))
+        .max_concurrent_streams(CONNECTION_REQUESTS_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
+        .layer(entrance)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections).map(Ok::<_, std::io::Error>), until(stopped))
         .await?;
     Ok(())
 }
 
+/// Tells probes whether requests are answered: from when definitions are applied until the server is to end.
+async fn report_readiness(reporter: HealthReporter, state: Arc<ServerState>, stopped: watch::Receiver<bool>) {
+    loop {
+        let status = match state.catalog().is_some() && !*stopped.borrow() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        reporter.set_service_status(<FeatureStoreServer<FeatureStoreService> as NamedService>::NAME, status).await;
+        if *stopped.borrow() {
+            reporter.set_service_status("", ServingStatus::NotServing).await;
+            return;
+        }
+        let _ = tokio::time::timeout(READINESS_INTERVAL, until(stopped.clone())).await;
+    }
+}
+
 /// The services of the gRPC port.
-async fn grpc_routes(service: FeatureStoreService) -> Result<Routes, ServeError> {
+async fn grpc_routes(service: FeatureStoreService, stopped: watch::Receiver<bool>) -> Result<Routes, ServeError> {
     let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_serving::<FeatureStoreServer<FeatureStoreService>>().await;
     health_reporter.set_serving::<AdminServer<AdminService>>().await;
+    tokio::spawn(report_readiness(health_reporter, Arc::clone(&service.state), stopped));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(pb::DESCRIPTOR)
@@ -172,20 +281,25 @@ async fn grpc_routes(service: FeatureStoreService) -> Result<Routes, ServeError>
     };
     let admin = AdminServer::new(AdminService { state: Arc::clone(&service.state) });
     let (prediction, inference) = prediction::grpc_services(&service.state);
+    let message_bytes_max = service.state.settings.server.limits.request_bytes;
+    let online = OnlineService { feature_store: service.clone(), message_bytes_max };
     let feature_store = FeatureStoreServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Zstd);
-    Ok(Routes::new(health)
+    let mut routes = Routes::new(health)
         .add_service(reflection().build_v1()?)
         // Older clients know the service by this version only.
         .add_service(reflection().build_v1alpha()?)
         .add_service(admin)
         .add_service(prediction)
         .add_service(inference)
-        .add_service(feature_store))
+        .add_service(feature_store);
+    let router = std::mem::take(routes.axum_router_mut());
+    *routes.axum_router_mut() = router.route_service(GET_ONLINE_FEATURES, online);
+    Ok(routes)
 }
 
 /// Keeps what is recorded small until the server ends.

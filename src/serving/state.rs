@@ -11,9 +11,10 @@ use crate::engine::Engine;
 use crate::materialization::{MaterializationError, SyncedView, forget_position, sync_view};
 use crate::offline_store::OfflineStore;
 use crate::online_store::OnlineStore;
+use crate::online_store::checkpoint_path;
 use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog, OnlineRetrieval};
-use crate::settings::{OnlineStoreSettings, Settings};
+use crate::settings::{OnlineStoreSettings, Settings, resolve};
 use crate::stream_ingestion::{Ingestion, IngestionError, Stores, Topics};
 use crate::time::Clock;
 
@@ -29,6 +30,8 @@ pub struct ServerState {
     pub engine: Engine,
     /// Whether requests may say what time it is.
     pub allow_request_time: bool,
+    /// Whether streams are left to another server.
+    pub is_replica: bool,
     /// Runs jobs and joins, so that they never hold up the threads that answer online requests.
     pub workers: tokio::runtime::Handle,
     pub(super) catalog: ArcSwapOption<Catalog>,
@@ -68,6 +71,7 @@ impl ServerState {
             prediction,
             engine,
             allow_request_time,
+            is_replica: false,
             workers,
             catalog: ArcSwapOption::empty(),
             sync_lock: tokio::sync::Mutex::new(()),
@@ -76,6 +80,12 @@ impl ServerState {
             stream_log,
             follow_lock: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// A folder beside the online store that is not there yet.
+    pub(super) fn new_checkpoint_path(&self) -> PathBuf {
+        let OnlineStoreSettings::Rocksdb { path, .. } = &self.settings.online_store;
+        checkpoint_path(&PathBuf::from(resolve(&self.batch.project, path)))
     }
 
     /// What requests are answered from; None before the first apply.
@@ -93,6 +103,9 @@ impl ServerState {
     /// # Errors
     /// As of [`Ingestion::open`].
     pub(super) async fn use_streams_of(&self, registry: &Arc<RegistryVersion>) -> Result<(), IngestionError> {
+        if self.is_replica {
+            return Ok(());
+        }
         if let Some(ingestion) = self.ingestion() {
             ingestion.use_registry(Arc::clone(registry)).await?;
             return self.read_topics(ingestion, registry).await;
@@ -115,7 +128,8 @@ impl ServerState {
     /// Whether the streams of this version of the registry are not open.
     pub(super) fn streams_are_behind(&self, registry: &RegistryVersion) -> bool {
         match self.ingestion() {
-            Some(ingestion) => ingestion.registry_version() != Some(registry.version),
+            _ if self.is_replica => false,
+            Some(ingestion) => ingestion.registry_version() != Some(registry.version) || self.topics.are_behind(),
             None => registry.definitions.sources.iter().any(|source| source.stream.is_some()),
         }
     }

@@ -13,24 +13,36 @@ pub(super) trait Watch: Send + Unpin + 'static {
     fn frame(&mut self, _: &Frame<Bytes>) {}
 }
 
-/// The answer, with its body watched.
-pub(super) fn watched(response: Response, watch: impl Watch) -> Response {
-    response.map(|body| Body::new(WatchedBody { body, watch: Some(watch) }))
+impl<A: Send + Unpin + 'static, B: Watch> Watch for (A, B) {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        self.1.frame(frame);
+    }
 }
 
-struct WatchedBody<W> {
-    body: Body,
+/// The answer, with its body watched.
+pub(super) fn watched(response: Response, watch: impl Watch) -> Response {
+    response.map(|body| Body::new(WatchedBody::new(body, watch)))
+}
+
+pub(super) struct WatchedBody<B, W> {
+    body: B,
     watch: Option<W>,
 }
 
-impl<W: Watch> HttpBody for WatchedBody<W> {
+impl<B, W> WatchedBody<B, W> {
+    pub fn new(body: B, watch: W) -> Self {
+        WatchedBody { body, watch: Some(watch) }
+    }
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin, W: Watch> HttpBody for WatchedBody<B, W> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         match (&frame, &mut self.watch) {
             (Poll::Ready(Some(Ok(frame))), Some(watch)) => watch.frame(frame),

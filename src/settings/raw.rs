@@ -4,7 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::interpolate::interpolate;
-use super::{EngineSettings, Limits, OFFLINE_PATH, ONLINE_PATH, OnlineStoreSettings, REGISTRY_PATH};
+use super::{
+    BLOCK_CACHE_BYTES, EngineSettings, Limits, OFFLINE_PATH, ONLINE_PATH, OnlineStoreSettings, REGISTRY_PATH,
+    ROW_CACHE_BYTES, TlsSettings,
+};
 use super::{ServerSettings, Settings};
 use crate::diagnostics::{Located, Reporter, Span, help_with_names};
 use crate::time::parse_duration;
@@ -12,7 +15,6 @@ use crate::yaml::{Decode, parse_documents, record};
 
 /// Keys of later versions: refused with a message that says so.
 mod later {
-    pub const SERVER: &[&str] = &["tls", "auth"];
     pub const NONE: &[&str] = &[];
 }
 
@@ -38,6 +40,8 @@ record! {
         pub r#type: Option<Text>,
         pub path: Option<Text>,
         pub history: Option<Text>,
+        pub block_cache: Option<Text>,
+        pub row_cache: Option<Text>,
         pub url: Option<Text>,
     }
 }
@@ -51,10 +55,26 @@ record! {
 }
 
 record! {
-    pub struct RawServer as "server", later later::SERVER => {
+    pub struct RawServer as "server", later later::NONE => {
         pub grpc: Option<Text>,
         pub http: Option<Text>,
+        pub tls: Option<RawTls>,
+        pub auth: Option<RawAuth>,
         pub limits: Option<RawLimits>,
+    }
+}
+
+record! {
+    pub struct RawTls as "tls", later later::NONE => {
+        pub cert: Text,
+        pub key: Text,
+        pub client_ca: Option<Text>,
+    }
+}
+
+record! {
+    pub struct RawAuth as "auth", later later::NONE => {
+        pub tokens: Text,
     }
 }
 
@@ -62,7 +82,11 @@ record! {
     pub struct RawLimits as "limits", later later::NONE => {
         pub request_rows: Option<Text>,
         pub request_bytes: Option<Text>,
+        pub request_features: Option<Text>,
+        pub request_time: Option<Text>,
         pub in_flight: Option<Text>,
+        pub queue_time: Option<Text>,
+        pub connections: Option<Text>,
     }
 }
 
@@ -111,7 +135,10 @@ fn settings(raw: &RawSettings, reporter: &mut Reporter<'_>) -> Settings {
 fn location(raw: Option<&Text>, default: &str, reporter: &mut Reporter<'_>) -> String {
     let Some(text) = raw else { return default.to_owned() };
     if text.value.trim().is_empty() {
-        let help = format!("write a path or a URL, or leave it out for `{default}`");
+        let help = match default {
+            "" => "write a path".to_owned(),
+            default => format!("write a path or a URL, or leave it out for `{default}`"),
+        };
         reporter.error_with_help(text.span, "the location is empty", help);
     }
     text.value.clone()
@@ -122,7 +149,14 @@ fn online_store(raw: &RawOnlineStore, reporter: &mut Reporter<'_>) -> OnlineStor
         refuse_key("url", raw.url.as_ref(), "a RocksDB store is in a local folder: write `path: …`", reporter);
     }
     let history = raw.history.as_ref().and_then(|text| history(text, reporter));
-    OnlineStoreSettings::Rocksdb { path: location(raw.path.as_ref(), ONLINE_PATH, reporter), history }
+    let mut bytes = |text: &Option<Text>, default| {
+        let bytes = text.as_ref().and_then(|text| positive(text, parse_bytes, BYTES_HELP, reporter));
+        bytes.map_or(default, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    };
+    let block_cache = bytes(&raw.block_cache, BLOCK_CACHE_BYTES);
+    let row_cache = bytes(&raw.row_cache, ROW_CACHE_BYTES);
+    let path = location(raw.path.as_ref(), ONLINE_PATH, reporter);
+    OnlineStoreSettings::Rocksdb { path, history, block_cache, row_cache }
 }
 
 fn history(text: &Text, reporter: &mut Reporter<'_>) -> Option<Duration> {
@@ -171,7 +205,14 @@ fn server(raw: &RawServer, reporter: &mut Reporter<'_>) -> ServerSettings {
         let help = "give one of them another port";
         reporter.error_with_help(text.span, format!("gRPC and HTTP both listen on {grpc}"), help);
     }
-    ServerSettings { grpc, http, limits: raw.limits.as_ref().map(|raw| limits(raw, reporter)).unwrap_or_default() }
+    let tls = raw.tls.as_ref().map(|raw| TlsSettings {
+        cert: location(Some(&raw.cert), "", reporter),
+        key: location(Some(&raw.key), "", reporter),
+        client_ca: raw.client_ca.as_ref().map(|text| location(Some(text), "", reporter)),
+    });
+    let tokens = raw.auth.as_ref().map(|raw| location(Some(&raw.tokens), "", reporter));
+    let limits = raw.limits.as_ref().map(|raw| limits(raw, reporter)).unwrap_or_default();
+    ServerSettings { grpc, http, tls, tokens, limits }
 }
 
 /// An address to listen on; `localhost` is 127.0.0.1, other names are not looked up.
@@ -195,11 +236,27 @@ fn limits(raw: &RawLimits, reporter: &mut Reporter<'_>) -> Limits {
         let limit = text.as_ref().and_then(|text| positive(text, parse, help, reporter));
         limit.map_or(default, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
     };
-    Limits {
-        request_rows: limit(&raw.request_rows, &number, NUMBER_HELP, default.request_rows),
-        request_bytes: limit(&raw.request_bytes, &parse_bytes, BYTES_HELP, default.request_bytes),
-        in_flight: limit(&raw.in_flight, &number, NUMBER_HELP, default.in_flight),
+    let request_rows = limit(&raw.request_rows, &number, NUMBER_HELP, default.request_rows);
+    let request_bytes = limit(&raw.request_bytes, &parse_bytes, BYTES_HELP, default.request_bytes);
+    let request_features = limit(&raw.request_features, &number, NUMBER_HELP, default.request_features);
+    let in_flight = limit(&raw.in_flight, &number, NUMBER_HELP, default.in_flight);
+    let connections = limit(&raw.connections, &number, NUMBER_HELP, default.connections);
+    let mut time = |text: &Option<Text>, default| match text {
+        Some(text) => limit_of_time(text, reporter).unwrap_or(default),
+        None => default,
+    };
+    let request_time = time(&raw.request_time, default.request_time);
+    let queue_time = time(&raw.queue_time, default.queue_time);
+    Limits { request_rows, request_bytes, request_features, request_time, in_flight, queue_time, connections }
+}
+
+fn limit_of_time(text: &Text, reporter: &mut Reporter<'_>) -> Option<Duration> {
+    let duration = parse_duration(&text.value).ok().filter(|duration| !duration.is_zero());
+    if duration.is_none() {
+        let help = "write a whole number greater than zero and one of ms, s, m, h, d, w, e.g. `30s`";
+        reporter.error_with_help(text.span, format!("`{}` cannot be this limit", text.value), help);
     }
+    duration
 }
 
 const NUMBER_HELP: &str = "write a whole number greater than zero";

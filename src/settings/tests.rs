@@ -30,10 +30,10 @@ fn a_project_of_one_line_has_the_embedded_defaults() {
     assert_eq!(settings, Settings::of_project("x"));
     assert_eq!(settings.registry, "state/registry");
     assert_eq!(settings.offline_store, "state/offline");
-    assert_eq!(settings.online_store, OnlineStoreSettings::Rocksdb { path: "state/online".to_owned(), history: None });
+    assert_eq!(settings.online_store, OnlineStoreSettings::default());
     assert_eq!(settings.server.grpc.to_string(), "127.0.0.1:6566");
     assert_eq!(settings.server.http.to_string(), "127.0.0.1:6567");
-    assert_eq!(settings.server.limits, Limits { request_rows: 10_000, request_bytes: 16 << 20, in_flight: 1024 });
+    assert_eq!(settings.server.limits, Limits::default());
     assert_eq!(settings.engine.memory, None);
 }
 
@@ -44,12 +44,15 @@ fn everything_can_be_set() {
 project: flights-2
 registry: gs://bucket/registry
 offline_store: ../offline
-online_store: {type: rocksdb, path: /var/online, history: 30d}
+online_store: {type: rocksdb, path: /var/online, history: 30d, block_cache: 64MiB, row_cache: 1GiB}
 engine: {type: local, memory: 4GiB}
 server:
   grpc: "0.0.0.0:0"
   http: localhost:80
-  limits: {request_rows: 1_000, request_bytes: 1MB, in_flight: 2}
+  tls: {cert: a.pem, key: a.key, client_ca: ca.pem}
+  auth: {tokens: tokens.yaml}
+  limits:
+    {request_rows: 1_000, request_bytes: 1MB, request_features: 100, request_time: 5s, in_flight: 2, queue_time: 7ms, connections: 3}
 "#,
     )
     .unwrap_or_else(|errors| panic!("{errors}"));
@@ -58,12 +61,31 @@ server:
         project: "flights-2".to_owned(),
         registry: "gs://bucket/registry".to_owned(),
         offline_store: "../offline".to_owned(),
-        online_store: OnlineStoreSettings::Rocksdb { path: "/var/online".to_owned(), history },
+        online_store: OnlineStoreSettings::Rocksdb {
+            path: "/var/online".to_owned(),
+            history,
+            block_cache: 64 << 20,
+            row_cache: 1 << 30,
+        },
         engine: EngineSettings { memory: Some(4 << 30) },
         server: ServerSettings {
             grpc: "0.0.0.0:0".parse().unwrap(),
             http: "127.0.0.1:80".parse().unwrap(),
-            limits: Limits { request_rows: 1000, request_bytes: 1_000_000, in_flight: 2 },
+            tls: Some(TlsSettings {
+                cert: "a.pem".to_owned(),
+                key: "a.key".to_owned(),
+                client_ca: Some("ca.pem".to_owned()),
+            }),
+            tokens: Some("tokens.yaml".to_owned()),
+            limits: Limits {
+                request_rows: 1000,
+                request_bytes: 1_000_000,
+                request_features: 100,
+                request_time: Duration::from_secs(5),
+                in_flight: 2,
+                queue_time: Duration::from_millis(7),
+                connections: 3,
+            },
         },
     };
     assert_eq!(settings, expected);
@@ -84,7 +106,8 @@ server: {grpc: "${HOST}:6566", limits: {request_rows: "${ROWS}"}}
     assert_eq!(settings.project, "fallback");
     assert_eq!(settings.registry, "s3://flights: {a}/x");
     assert_eq!(settings.offline_store, "$HOME/${HOST}/5$");
-    assert_eq!(settings.online_store, OnlineStoreSettings::Rocksdb { path: "a/b".to_owned(), history: None });
+    let OnlineStoreSettings::Rocksdb { path, .. } = settings.online_store;
+    assert_eq!(path, "a/b");
     assert_eq!(settings.server.grpc.to_string(), "10.0.0.1:6566");
     assert_eq!(settings.server.limits.request_rows, 5);
 }
@@ -133,11 +156,7 @@ fn errors_say_where() {
     );
     check_errors(
         "project: x\nserver:\n  tls: {cert: a}\n  auth: {tokens: b}\n  grcp: a\n",
-        &[
-            "3:3: `tls` is not supported yet in this version (0.1.0)",
-            "4:3: `auth` is not supported yet in this version (0.1.0)",
-            "5:3: unknown key `grcp` in server",
-        ],
+        &["3:8: tls has no `key`", "5:3: unknown key `grcp` in server"],
     );
     check_errors(
         "project: x\nserver: {http: '127.0.0.1:6566', limits: {in_flight: 0, request_rows: -1}}\n",

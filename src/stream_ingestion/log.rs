@@ -367,6 +367,7 @@ mod tests {
             kind: EventKind::Accepted,
             received_at: EventTimestamp::from_micros(number),
             positions: Vec::new(),
+            places: Vec::new(),
             rows: RecordBatch::try_from_iter([("n", column)]).unwrap(),
         };
         record.encode().unwrap()

@@ -127,6 +127,11 @@ fn change(store: &dyn OnlineStore, view: ViewId, position: u64, puts: &[Row<'_>]
     writer.finish(position).unwrap()
 }
 
+/// Deletes versions of rows.
+pub fn delete(store: &dyn OnlineStore, view: ViewId, rows: &[Row<'_>]) {
+    change(store, view, 1, &[], rows);
+}
+
 /// Puts rows into a view of one string join key and one int64 feature.
 pub fn put(store: &dyn OnlineStore, view: ViewId, rows: &[Row<'_>]) {
     change(store, view, 1, rows, &[]);

@@ -83,20 +83,71 @@ impl AnswerBuilder {
     /// # Errors
     /// [`TileError::AnswerType`] if the answer is no value of the type, [`TileError::ColumnTooLarge`] if Arrow cannot
     /// hold more of them; the builder is then good for nothing but to be dropped.
-    #[inline]
     pub fn append(&mut self, answer: Answer) -> Result<(), TileError> {
-        // What most answers are.
-        match (&mut self.column, &answer) {
-            (ColumnBuilder::Float64(builder), Answer::Float(value)) => builder.append_value(canonical_float(*value)),
-            (ColumnBuilder::Int64(builder), Answer::Int(value)) => builder.append_value(*value),
-            (column, _) => {
-                return append_to(column, answer).map_err(|misfit| match misfit {
-                    Misfit::Type => TileError::AnswerType { expected: self.value_type.clone() },
-                    Misfit::TooLarge => TileError::ColumnTooLarge,
-                });
-            }
+        append_to(&mut self.column, answer).map_err(|misfit| match misfit {
+            Misfit::Type => TileError::AnswerType { expected: self.value_type.clone() },
+            Misfit::TooLarge => TileError::ColumnTooLarge,
+        })
+    }
+
+    /// Appends many integers; None is a null.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline]
+    pub fn append_ints(&mut self, mut answers: impl Iterator<Item = Option<i64>>) -> Result<(), TileError> {
+        match &mut self.column {
+            ColumnBuilder::Int64(builder) => answers.for_each(|answer| builder.append_option(answer)),
+            _ => answers.try_for_each(|answer| self.append(answer.map_or(Answer::Null, Answer::Int)))?,
         }
         Ok(())
+    }
+
+    /// Appends many floats; None is a null.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline]
+    pub fn append_floats(&mut self, mut answers: impl Iterator<Item = Option<f64>>) -> Result<(), TileError> {
+        match &mut self.column {
+            ColumnBuilder::Float64(builder) => {
+                answers.for_each(|answer| builder.append_option(answer.map(canonical_float)));
+            }
+            _ => answers.try_for_each(|answer| self.append(answer.map_or(Answer::Null, Answer::Float)))?,
+        }
+        Ok(())
+    }
+
+    /// Appends a list of integers.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline]
+    pub fn append_list_of_ints(&mut self, answers: impl ExactSizeIterator<Item = i64>) -> Result<(), TileError> {
+        if let ColumnBuilder::List { items, lists } = &mut self.column
+            && let ColumnBuilder::Int64(items) = items.as_mut()
+        {
+            lists.append(answers.len()).map_err(|TooLarge| TileError::ColumnTooLarge)?;
+            answers.for_each(|answer| items.append_value(answer));
+            return Ok(());
+        }
+        self.append(Answer::List(answers.map(Answer::Int).collect()))
+    }
+
+    /// Appends a list of floats.
+    ///
+    /// # Errors
+    /// As of [`append`](Self::append).
+    #[inline]
+    pub fn append_list_of_floats(&mut self, answers: impl ExactSizeIterator<Item = f64>) -> Result<(), TileError> {
+        if let ColumnBuilder::List { items, lists } = &mut self.column
+            && let ColumnBuilder::Float64(items) = items.as_mut()
+        {
+            lists.append(answers.len()).map_err(|TooLarge| TileError::ColumnTooLarge)?;
+            answers.for_each(|answer| items.append_value(canonical_float(answer)));
+            return Ok(());
+        }
+        self.append(Answer::List(answers.map(Answer::Float).collect()))
     }
 
     /// The column of what was appended.

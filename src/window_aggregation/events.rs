@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::{concat, partition, take, take_arrays};
+use arrow::compute::{concat, filter_record_batch, partition, take, take_arrays};
 use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::common::Result;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
-use super::AggregatedViewSpec;
+use super::{AggregatedViewSpec, EventInput};
 use crate::point_in_time_join::{NeededTimes, SlotRange, SpineIndex};
 
 /// A created timestamp that is missing: lower than any other.
@@ -90,17 +90,6 @@ impl Wanted {
                 }
             }
         }))
-    }
-
-    /// The events of one stream that some asked window can see.
-    pub async fn read(self: Arc<Self>, mut rows: SendableRecordBatchStream) -> Result<Events> {
-        let mut kept = Kept { end_slot: self.end_slot.load(Ordering::Relaxed), ..Kept::default() };
-        let mut ranges = Vec::new();
-        while let Some(batch) = rows.try_next().await? {
-            self.keep(&batch, &mut ranges, &mut kept)?;
-            self.drop_later_groups(&mut kept)?;
-        }
-        kept.columns()
     }
 
     /// The bound below which all kept groups are complete, once every stream is read.
@@ -218,6 +207,34 @@ impl Wanted {
         kept.retain(end)?;
         self.bytes.fetch_sub(before.saturating_sub(kept.bytes), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// The events of one stream that some asked window of each view can see; with each view, where its events are.
+pub(super) async fn read_events(
+    views: Arc<[(Arc<Wanted>, EventInput)]>,
+    mut rows: SendableRecordBatchStream,
+) -> Result<Vec<Events>> {
+    let kept = |(wanted, _): &(Arc<Wanted>, _)| Kept { end_slot: wanted.complete_until(), ..Kept::default() };
+    let mut kept: Vec<Kept> = views.iter().map(kept).collect();
+    let mut ranges = Vec::new();
+    while let Some(batch) = rows.try_next().await? {
+        for ((wanted, places), kept) in views.iter().zip(&mut kept) {
+            wanted.keep(&places.rows(&batch)?, &mut ranges, kept)?;
+            wanted.drop_later_groups(kept)?;
+        }
+    }
+    kept.into_iter().map(Kept::columns).collect()
+}
+
+impl EventInput {
+    /// The events of the view: join keys, times, event columns.
+    fn rows(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let events = batch.project(&self.columns)?;
+        Ok(match self.condition {
+            Some(condition) => filter_record_batch(&events, batch.column(condition).as_boolean())?,
+            None => events,
+        })
     }
 }
 

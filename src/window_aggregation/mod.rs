@@ -16,10 +16,12 @@
 //! of both, never their product. `tile` owns the arithmetic: what is answered here has the bits of what is answered
 //! from tiles. It has not heard of definitions files, tables or requests.
 
+mod aggregating;
 mod answer;
 mod events;
 mod exec;
 mod node;
+mod ordered;
 mod ranges;
 mod sliding;
 #[cfg(test)]
@@ -28,4 +30,6 @@ mod tiled;
 
 pub(crate) use answer::lower_edge;
 pub use exec::WindowAggregationExec;
-pub use node::{AggregatedViewSpec, TableTiles, WindowAggregationNode, WindowAggregationSpec, WindowFeature};
+pub use node::{
+    AggregatedViewSpec, EventInput, TableTiles, WindowAggregationNode, WindowAggregationSpec, WindowFeature,
+};

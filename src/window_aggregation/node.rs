@@ -16,11 +16,11 @@ use crate::definition::{AggregateFunction, FeatureViewName, Percentiles, ValueTy
 use crate::point_in_time_join::TableFiles;
 use crate::tile::{Aggregate, PartialKind, TileError};
 
-/// What a window aggregation does, but for its inputs: the spine, and one input a view.
+/// What a window aggregation does, but for its inputs: the spine, and those that hold the events of views.
 ///
 /// # Shapes
 /// - spine: any columns; `time` and the views' keys are among them.
-/// - a view's input: join keys, event timestamp, created timestamp, event columns, in any order of rows.
+/// - an input: the columns that its views say, in any order of rows.
 /// - returns, in the order of the spine's rows: the spine's columns, then for each view its features, and
 ///   [`with_times`](Self::with_times) a status and an event timestamp, which is null.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +32,29 @@ pub struct WindowAggregationSpec {
     pub with_times: bool,
 }
 
+/// Where the events of a view are. Views that share an input are answered in one pass over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventInput {
+    /// Position among the inputs behind the spine.
+    pub input: usize,
+    /// Its columns: join keys, event timestamp, created timestamp, event columns.
+    pub columns: Vec<usize>,
+    /// The column that says which rows are events of the view; None: all are.
+    pub condition: Option<usize>,
+}
+
+impl EventInput {
+    /// All rows and columns of an input, in their order.
+    pub fn whole(input: usize, columns: usize) -> Self {
+        EventInput { input, columns: (0..columns).collect(), condition: None }
+    }
+}
+
 /// One view of a window aggregation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AggregatedViewSpec {
     pub name: FeatureViewName,
+    pub events: EventInput,
     /// Columns of the spine that carry the view's join keys, in the order of these.
     pub spine_keys: Vec<usize>,
     pub has_created_timestamp: bool,
@@ -81,6 +100,11 @@ pub struct WindowFeature {
 }
 
 impl WindowFeature {
+    /// Whether the other feature is the same but for its name and its window.
+    pub(super) fn differs_in_window(&self, other: &WindowFeature) -> bool {
+        *self == WindowFeature { name: self.name.clone(), window: self.window, ..other.clone() }
+    }
+
     /// # Errors
     /// A function that does not take such an input.
     pub fn aggregate(&self) -> std::result::Result<Aggregate, TileError> {
@@ -102,11 +126,23 @@ impl WindowFeature {
 }
 
 impl AggregatedViewSpec {
-    fn check(&self, spine: &Schema, input: &Schema) -> Result<()> {
-        let columns = input.fields().len().saturating_sub(self.spine_keys.len() + 2);
+    /// The windows that features ask for, ascending.
+    pub(super) fn distinct_windows(&self) -> Vec<Window> {
+        let mut windows: Vec<Window> = self.features.iter().map(|feature| feature.window).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
+    }
+
+    fn check(&self, spine: &Schema, inputs: &[&Schema]) -> Result<()> {
+        let columns = self.events.columns.len().saturating_sub(self.spine_keys.len() + 2);
+        let fields = inputs.get(self.events.input).map_or(0, |input| input.fields().len());
+        if self.events.columns.iter().chain(&self.events.condition).any(|column| *column >= fields) {
+            return plan_err!("feature view `{}`: its input has {fields} columns", self.name);
+        }
         let is_missing = |column: &Option<(usize, ValueType)>| column.as_ref().is_some_and(|(at, _)| *at >= columns);
         if self.features.iter().any(|feature| is_missing(&feature.input) || is_missing(&feature.by)) {
-            return plan_err!("feature view `{}`: its input has {} columns", self.name, input.fields().len());
+            return plan_err!("feature view `{}`: its events have {columns} columns", self.name);
         }
         if self.spine_keys.iter().any(|column| *column >= spine.fields().len()) {
             return plan_err!("feature view `{}`: the spine has {} columns", self.name, spine.fields().len());
@@ -120,16 +156,16 @@ impl WindowAggregationSpec {
     ///
     /// # Errors
     /// Inputs that the spec does not fit.
-    pub fn schema(&self, spine: &Schema, views: &[&Schema]) -> Result<SchemaRef> {
-        if views.len() != self.views.len() || self.time >= spine.fields().len() {
-            return plan_err!("an aggregation of {} views has {} inputs for them", self.views.len(), views.len());
+    pub fn schema(&self, spine: &Schema, inputs: &[&Schema]) -> Result<SchemaRef> {
+        if self.time >= spine.fields().len() {
+            return plan_err!("the spine of an aggregation has {} columns", spine.fields().len());
         }
         if !matches!(spine.field(self.time).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
             return plan_err!("the asked times are {}, not microseconds", spine.field(self.time).data_type());
         }
         let mut fields: Vec<FieldRef> = spine.fields().to_vec();
-        for (number, (view, input)) in self.views.iter().zip(views).enumerate() {
-            view.check(spine, input)?;
+        for (number, view) in self.views.iter().enumerate() {
+            view.check(spine, inputs)?;
             let name = |what: &str| format!("windows.{number}.{}.{what}", view.name);
             for feature in &view.features {
                 fields.push(Arc::new(Field::new(name(&feature.name), arrow_type(&feature.value_type), true)));
@@ -154,7 +190,7 @@ impl fmt::Display for WindowAggregationSpec {
         write!(f, "views=[")?;
         for (number, view) in self.views.iter().enumerate() {
             let separator = if number == 0 { "" } else { ", " };
-            write!(f, "{separator}{}(features={}", view.name, view.features.len())?;
+            write!(f, "{separator}{}(input={}, features={}", view.name, view.events.input, view.features.len())?;
             if let Some(resolution) = view.resolution {
                 write!(f, ", resolution={resolution:?}")?;
             }
@@ -174,7 +210,7 @@ impl fmt::Display for WindowAggregationSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAggregationNode {
     spec: WindowAggregationSpec,
-    /// The spine, then the views.
+    /// The spine, then where the events are.
     inputs: Vec<LogicalPlan>,
     schema: DFSchemaRef,
 }
@@ -183,9 +219,9 @@ impl WindowAggregationNode {
     /// # Errors
     /// Inputs that the spec does not fit.
     pub fn try_new(spec: WindowAggregationSpec, inputs: Vec<LogicalPlan>) -> Result<Self> {
-        let Some((spine, views)) = inputs.split_first() else { return plan_err!("an aggregation has a spine") };
-        let views: Vec<&Schema> = views.iter().map(|view| view.schema().as_arrow()).collect();
-        let schema = spec.schema(spine.schema().as_arrow(), &views)?;
+        let Some((spine, events)) = inputs.split_first() else { return plan_err!("an aggregation has a spine") };
+        let events: Vec<&Schema> = events.iter().map(|input| input.schema().as_arrow()).collect();
+        let schema = spec.schema(spine.schema().as_arrow(), &events)?;
         let schema = Arc::new(DFSchema::try_from(schema.as_ref().clone())?);
         Ok(WindowAggregationNode { spec, inputs, schema })
     }

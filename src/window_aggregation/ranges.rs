@@ -17,7 +17,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Range;
 
-use super::sliding::{Function, GroupTimes, listed};
+use super::answer::Output;
+use super::sliding::{Function, GroupTimes};
 use crate::definition::AggregateFunction;
 use crate::tile::{Answer, Column, FixedScale, Value, divide_rounded, round_scaled};
 
@@ -129,83 +130,136 @@ impl<'a> GroupColumn<'a> {
     }
 }
 
-/// Answers the ranges, one after the other; false: the function is not one that this can do, and nothing is answered.
+/// The events of one window for each asked time, and where the answers go.
+pub(super) type AskedWindow<'a> = (&'a [Range<u32>], &'a mut Output);
+
+/// Answers the ranges of each window, one after the other; false: the function is not one that this can do, and nothing
+/// is answered.
 ///
 /// `group` is the input; None for a `count` of rows.
 pub(super) fn answer_ranges(
     function: &Function,
     group: Option<&GroupColumn<'_>>,
     group_times: &GroupTimes<'_>,
-    ranges: &[Range<u32>],
-    emit: &mut impl FnMut(Answer),
+    windows: &mut [AskedWindow<'_>],
 ) -> bool {
     use AggregateFunction as F;
     let Some(group) = group else {
         let is_count = function.function == F::Count;
         if is_count {
-            ranges.iter().for_each(|range| emit(Answer::Int(range.len() as i64)));
+            for (ranges, output) in windows {
+                output.add_ints(ranges.iter().map(|range| Some(range.len() as i64)));
+            }
         }
         return is_count;
     };
+    if function.function == F::Min || function.function == F::Max {
+        extremes(function.function, group, windows);
+        return true;
+    }
+    windows.iter_mut().all(|(ranges, output)| answer_window(function, group, group_times, ranges, output))
+}
+
+/// As [`answer_ranges`], of one window.
+fn answer_window(
+    function: &Function,
+    group: &GroupColumn<'_>,
+    group_times: &GroupTimes<'_>,
+    ranges: &[Range<u32>],
+    output: &mut Output,
+) -> bool {
+    use AggregateFunction as F;
     let values = ranges.iter().map(|range| group.range(range));
     match function.function {
-        F::Count => values.for_each(|range| emit(Answer::Int(range.len() as i64))),
+        F::Count => output.add_ints(values.map(|range| Some(range.len() as i64))),
         F::Sum | F::Mean => {
             let Some(prefix) = group.prefix() else { return false };
-            let is_integer = group.column.as_ints().is_some();
-            values.for_each(|range| emit(prefix.answer(function.function, is_integer, range)));
+            match (function.function, group.column.as_ints()) {
+                (F::Mean, _) => output.add_floats(values.map(|range| prefix.mean(range))),
+                (_, None) => output.add_floats(values.map(|range| prefix.sum(range))),
+                (_, Some(_)) => values.for_each(|range| output.add(prefix.integer_sum(range))),
+            }
         }
         F::Any | F::All => {
             let Some(prefix) = group.prefix() else { return false };
-            values.for_each(|range| emit(prefix.truth(function.function, range)));
+            values.for_each(|range| output.add(prefix.truth(function.function, range)));
         }
-        F::Min | F::Max => extremes(function.function, group, values, emit),
-        F::First | F::Last => ends(function, group, group_times, values, emit),
-        F::CountDistinct => distinct(group, values, emit),
+        F::First | F::Last => ends(function, group, group_times, values, output),
+        F::CountDistinct => distinct(group, values, output),
         _ => return false,
     }
     true
 }
 
 impl Prefix {
-    fn answer(&self, function: AggregateFunction, is_integer: bool, range: Range<usize>) -> Answer {
-        if range.is_empty() {
-            return Answer::Null;
-        }
-        let sum = self.sums[range.end] - self.sums[range.start];
-        match function {
-            AggregateFunction::Mean => Answer::Float(divide_rounded(sum, self.exponent, range.len() as u64)),
-            _ if is_integer => i64::try_from(sum).map_or(Answer::OutOfRange, Answer::Int),
-            _ => Answer::Float(round_scaled(sum, self.exponent)),
-        }
+    #[inline]
+    fn difference(&self, range: &Range<usize>) -> Option<i128> {
+        (!range.is_empty()).then(|| self.sums[range.end] - self.sums[range.start])
+    }
+
+    #[inline]
+    fn sum(&self, range: Range<usize>) -> Option<f64> {
+        Some(round_scaled(self.difference(&range)?, self.exponent))
+    }
+
+    #[inline]
+    fn mean(&self, range: Range<usize>) -> Option<f64> {
+        Some(divide_rounded(self.difference(&range)?, self.exponent, range.len() as u64))
+    }
+
+    fn integer_sum(&self, range: Range<usize>) -> Answer {
+        let sum = self.difference(&range).map(|sum| i64::try_from(sum).map_or(Answer::OutOfRange, Answer::Int));
+        sum.unwrap_or(Answer::Null)
     }
 
     fn truth(&self, function: AggregateFunction, range: Range<usize>) -> Answer {
-        if range.is_empty() {
-            return Answer::Null;
-        }
-        let trues = self.sums[range.end] - self.sums[range.start];
+        let Some(trues) = self.difference(&range) else { return Answer::Null };
         Answer::Bool(if function == AggregateFunction::Any { trues > 0 } else { trues == range.len() as i128 })
     }
 }
 
 /// The least or greatest value of each range.
-fn extremes(
-    function: AggregateFunction,
-    group: &GroupColumn<'_>,
-    ranges: impl Iterator<Item = Range<usize>>,
-    emit: &mut impl FnMut(Answer),
-) {
+fn extremes(function: AggregateFunction, group: &GroupColumn<'_>, windows: &mut [AskedWindow<'_>]) {
     let order = group.order.get_or_init(|| group.order_of_values());
-    let value = |found: Option<usize>| found.and_then(|value| group.value(value));
-    let answer = |found: Option<usize>| value(found).as_ref().map_or(Answer::Null, Answer::from);
     match function {
-        AggregateFunction::Max => queue(|value| order[value], ranges, |found| emit(answer(found))),
-        _ => queue(|value| !order[value], ranges, |found| emit(answer(found))),
+        AggregateFunction::Max => queue(|value| order[value], group, windows),
+        _ => queue(|value| !order[value], group, windows),
     }
 }
 
 impl GroupColumn<'_> {
+    /// Adds these values.
+    fn add_values(&self, found: &[Option<usize>], output: &mut Output) {
+        let rows = found.iter().map(|found| found.map(|value| self.row(value)));
+        if let Some(ints) = self.column.as_ints() {
+            output.add_ints(rows.map(|row| row.map(|row| ints[row])));
+        } else if let Some(floats) = self.column.as_floats() {
+            output.add_floats(rows.map(|row| row.map(|row| floats[row])));
+        } else {
+            let value = |row: Option<usize>| self.column.value(row?);
+            rows.for_each(|row| output.add(value(row).as_ref().map_or(Answer::Null, Answer::from)));
+        }
+    }
+
+    /// Adds lists of these values, each of so many; null where there is none.
+    fn add_lists(&self, mut values: &[usize], lens: &[usize], output: &mut Output) {
+        for len in lens {
+            let (list, rest) = values.split_at(*len);
+            values = rest;
+            let rows = list.iter().map(|value| self.row(*value));
+            if list.is_empty() {
+                output.add(Answer::Null);
+            } else if let Some(ints) = self.column.as_ints() {
+                output.add_list_of_ints(rows.map(|row| ints[row]));
+            } else if let Some(floats) = self.column.as_floats() {
+                output.add_list_of_floats(rows.map(|row| floats[row]));
+            } else {
+                let items = rows.filter_map(|row| self.column.value(row));
+                output.add(Answer::List(items.map(|value| Answer::from(&value)).collect()));
+            }
+        }
+    }
+
     /// Integers in the order of the values.
     fn order_of_values(&self) -> Vec<i64> {
         let values = 0..self.values();
@@ -237,28 +291,46 @@ fn total_order(value: f64) -> i64 {
     bits ^ (((bits >> 63) as u64) >> 1) as i64
 }
 
-/// For each range the value with the greatest key: a queue keeps those that no later one surpasses.
+/// For each range the value with the greatest key.
+///
+/// A queue keeps the values that no later one surpasses. The windows of an asked time end together, so one queue serves
+/// all of them: each begins at its own place in it.
 #[inline]
-fn queue(key: impl Fn(usize) -> i64, ranges: impl Iterator<Item = Range<usize>>, mut found: impl FnMut(Option<usize>)) {
-    // Those before `first` are of earlier ranges only.
+fn queue(key: impl Fn(usize) -> i64, group: &GroupColumn<'_>, windows: &mut [AskedWindow<'_>]) {
+    let asked = windows.first().map_or(0, |(ranges, _)| ranges.len());
     let mut candidates: Vec<usize> = Vec::new();
-    let (mut first, mut next) = (0, 0);
-    for range in ranges {
-        next = next.max(range.start);
-        while next < range.end {
+    // Of each window the first candidate that is in it; those before the least of them are in none.
+    let mut firsts = vec![0; windows.len()];
+    let mut found: Vec<Vec<Option<usize>>> = vec![Vec::with_capacity(asked); windows.len()];
+    let mut next = 0;
+    for at in 0..asked {
+        let ranges = || windows.iter().map(|(ranges, _)| group.range(&ranges[at])).filter(|range| !range.is_empty());
+        let (start, end) = ranges().fold((usize::MAX, 0), |all, one| (all.0.min(one.start), all.1.max(one.end)));
+        next = next.max(start.min(end));
+        let dead = firsts.iter().copied().min().unwrap_or_default();
+        let mut kept = candidates.len();
+        while next < end {
             let new = key(next);
-            let mut end = candidates.len();
-            while end > first && key(candidates[end - 1]) <= new {
-                end -= 1;
+            let mut len = candidates.len();
+            while len > dead && key(candidates[len - 1]) <= new {
+                len -= 1;
             }
-            candidates.truncate(end);
+            kept = kept.min(len);
+            candidates.truncate(len);
             candidates.push(next);
             next += 1;
         }
-        while first < candidates.len() && candidates[first] < range.start {
-            first += 1;
+        for (((ranges, _), first), found) in windows.iter().zip(&mut firsts).zip(&mut found) {
+            let range = group.range(&ranges[at]);
+            *first = (*first).min(kept);
+            while *first < candidates.len() && candidates[*first] < range.start {
+                *first += 1;
+            }
+            found.push(candidates.get(*first).copied().filter(|_| !range.is_empty()));
         }
-        found(if range.is_empty() { None } else { candidates.get(first).copied() });
+    }
+    for ((_, output), found) in windows.iter_mut().zip(found) {
+        group.add_values(&found, output);
     }
 }
 
@@ -268,7 +340,7 @@ fn ends(
     group: &GroupColumn<'_>,
     group_times: &GroupTimes<'_>,
     ranges: impl Iterator<Item = Range<usize>>,
-    emit: &mut impl FnMut(Answer),
+    output: &mut Output,
 ) {
     let n = function.n.map_or(1, |n| n as usize);
     let is_first = function.function == AggregateFunction::First;
@@ -276,10 +348,12 @@ fn ends(
         let event = group.event(value);
         (group_times.times[event], group_times.created.get(event).copied().unwrap_or_default())
     };
+    // Those of all ranges, one after the other, and how many are of each.
+    let (mut chosen, mut lens): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
     for range in ranges {
-        let mut chosen: Vec<Value> = Vec::with_capacity(n.min(range.len()));
+        let start = chosen.len();
         let mut rest = range;
-        while chosen.len() < n && !rest.is_empty() {
+        while chosen.len() - start < n && !rest.is_empty() {
             // All values of one time, from this end on.
             let (tied, others) = if is_first {
                 let end = tied_end(rest.clone(), |value| time(value) == time(rest.start));
@@ -290,16 +364,24 @@ fn ends(
             };
             rest = others;
             let before = chosen.len();
-            chosen.extend(tied.filter_map(|value| group.value(value)));
+            chosen.extend(tied);
             if chosen.len() - before > 1 {
-                chosen[before..].sort_unstable();
+                chosen[before..].sort_by_cached_key(|value| group.value(*value));
                 if !is_first {
                     chosen[before..].reverse();
                 }
             }
+            chosen.truncate(start + n);
         }
-        chosen.truncate(n);
-        emit(listed(function, chosen));
+        lens.push(chosen.len() - start);
+    }
+    if function.n.is_some() {
+        group.add_lists(&chosen, &lens, output);
+    } else {
+        let mut chosen = chosen.into_iter();
+        let found: Vec<Option<usize>> =
+            lens.into_iter().map(|len| if len == 0 { None } else { chosen.next() }).collect();
+        group.add_values(&found, output);
     }
 }
 
@@ -320,11 +402,11 @@ fn tied_start(range: Range<usize>, is_tied: impl Fn(usize) -> bool) -> usize {
 }
 
 /// How many different values each range holds.
-fn distinct(group: &GroupColumn<'_>, ranges: impl Iterator<Item = Range<usize>>, emit: &mut impl FnMut(Answer)) {
+fn distinct(group: &GroupColumn<'_>, ranges: impl Iterator<Item = Range<usize>>, output: &mut Output) {
     let (ids, all) = group.ids.get_or_init(|| group.number_values());
     let mut counts = vec![0_u32; *all];
     let (mut distinct, mut next, mut oldest) = (0_i64, 0, 0);
-    for range in ranges {
+    output.add_ints(ranges.map(|range| {
         while next < range.end {
             let count = &mut counts[ids[next] as usize];
             distinct += i64::from(*count == 0);
@@ -337,8 +419,8 @@ fn distinct(group: &GroupColumn<'_>, ranges: impl Iterator<Item = Range<usize>>,
             distinct -= i64::from(*count == 0);
             oldest += 1;
         }
-        emit(Answer::Int(distinct));
-    }
+        Some(distinct)
+    }));
 }
 
 impl GroupColumn<'_> {

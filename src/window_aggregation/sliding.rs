@@ -219,7 +219,7 @@ fn ordered_answer(function: &Function, values: &BTreeMap<Rank, u64>) -> Answer {
 }
 
 /// One value, or a list where `n` is given; none of them: null.
-pub(super) fn listed(function: &Function, values: Vec<Value>) -> Answer {
+fn listed(function: &Function, values: Vec<Value>) -> Answer {
     let mut answers = values.iter().map(Answer::from);
     match (function.n, answers.len()) {
         (_, 0) => Answer::Null,

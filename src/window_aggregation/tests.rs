@@ -8,7 +8,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::compute::concat_batches;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{Field, Int64Type, Schema, TimestampMicrosecondType};
 use datafusion::logical_expr::{Extension, LogicalPlan};
 use datafusion::physical_plan::collect;
@@ -164,7 +164,7 @@ fn sliced(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
 
 /// Runs the operator with its inputs in batches of `rows`, within `memory` bytes; tells how often the events were read.
 async fn run(
-    view: &AggregatedViewSpec,
+    views: &[AggregatedViewSpec],
     events: &RecordBatch,
     spine: &RecordBatch,
     rows: usize,
@@ -179,7 +179,7 @@ async fn run(
         let (_, plan) = context.read_batches(batches).unwrap().into_parts();
         plan
     };
-    let spec = WindowAggregationSpec { time: 1, views: vec![view.clone()], with_times: false };
+    let spec = WindowAggregationSpec { time: 1, views: views.to_vec(), with_times: false };
     let node = WindowAggregationNode::try_new(spec, vec![plan(spine), plan(events)]).unwrap();
     let frame = DataFrame::new(context.state(), LogicalPlan::Extension(Extension { node: Arc::new(node) }));
     let task = Arc::new(frame.task_ctx());
@@ -192,7 +192,7 @@ async fn run(
 async fn check(view: &AggregatedViewSpec, rows: &[Row], spine: &[(Option<i64>, Option<i64>)], batch_rows: usize) {
     let (events, spine) = (events_batch(rows), spine_batch(spine));
     let expected = oracle(view, &events, &spine);
-    let (answer, _) = run(view, &events, &spine, batch_rows, None).await;
+    let (answer, _) = run(std::slice::from_ref(view), &events, &spine, batch_rows, None).await;
     if spine.num_rows() == 0 {
         assert_eq!(answer.num_rows(), 0);
         return;
@@ -206,6 +206,7 @@ async fn check(view: &AggregatedViewSpec, rows: &[Row], spine: &[(Option<i64>, O
 fn view(as_known: bool, has_created_timestamp: bool, resolution: Option<u64>) -> AggregatedViewSpec {
     AggregatedViewSpec {
         name: "v".into(),
+        events: EventInput::whole(0, 7),
         spine_keys: vec![0],
         has_created_timestamp,
         as_known,
@@ -283,7 +284,7 @@ async fn a_window_begins_at_its_lower_edge_and_ends_before_the_asked_time() {
     view.features.retain(|feature| feature.function == AggregateFunction::Count && feature.input.is_none());
     view.features.retain(|feature| feature.window == micros(5) && feature.by.is_none());
     let spine = spine_batch(&[(Some(1), Some(10)), (Some(1), Some(11)), (Some(1), Some(4)), (Some(2), Some(10))]);
-    let (answer, _) = run(&view, &events_batch(&rows), &spine, 8192, None).await;
+    let (answer, _) = run(&[view], &events_batch(&rows), &spine, 8192, None).await;
     let counts = answer.column(2).as_primitive::<Int64Type>();
     // Of [5, 10): 5, 6, 9. Of [6, 11): 6, 9, 10.
     assert_eq!(counts.values(), &[3, 3, 0, 0]);
@@ -296,11 +297,33 @@ async fn events_that_do_not_fit_in_memory_are_read_in_passes() {
     let (events, spine) = (events_batch(&rows), spine_batch(&spine));
     let mut view = view(false, false, None);
     view.features.truncate(9);
-    let (whole, passes) = run(&view, &events, &spine, 512, None).await;
+    let (whole, passes) = run(std::slice::from_ref(&view), &events, &spine, 512, None).await;
     assert_eq!(passes, 1);
-    let (parts, passes) = run(&view, &events, &spine, 512, Some(400 << 10)).await;
+    let (parts, passes) = run(&[view], &events, &spine, 512, Some(400 << 10)).await;
     assert!(passes > 1, "{passes} passes");
     assert_eq!(whole, parts);
+}
+
+#[tokio::test]
+async fn views_that_share_their_input_are_answered_together() {
+    let rows: Vec<Row> = (0..6_000).map(|n| event(n % 97, n / 3, n % 11 - 5)).collect();
+    let spine: Vec<_> = (0..300).map(|n| (Some(n % 101), Some(n * 7))).collect();
+    let (events, spine) = (events_batch(&rows), spine_batch(&spine));
+    let mut whole = view(false, true, None);
+    whole.features.truncate(9);
+    let mut some = AggregatedViewSpec { name: "some".into(), ..view(false, true, Some(4)) };
+    some.features.drain(..12);
+    some.features.truncate(9);
+    let met = filter_record_batch(&events, events.column(6).as_boolean()).unwrap();
+    let (of_whole, _) = run(&[whole.clone()], &events, &spine, 512, None).await;
+    let (of_some, _) = run(&[some.clone()], &met, &spine, 512, None).await;
+    some.events.condition = Some(6);
+    for memory in [None, Some(600 << 10)] {
+        let (together, passes) = run(&[whole.clone(), some.clone()], &events, &spine, 512, memory).await;
+        assert_eq!(passes > 2, memory.is_some(), "{passes} passes");
+        assert_eq!(together.columns()[..11], *of_whole.columns());
+        assert_eq!(together.columns()[11..], of_some.columns()[2..]);
+    }
 }
 
 #[test]

@@ -3,18 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{ArrayRef, AsArray, BinaryArray};
 use datafusion::common::{Result, exec_err};
 use rayon::prelude::*;
 
-use super::answer::{Groups, external, lower_edge, ordered_by_time};
+use super::answer::{Answered, Groups, lower_edge};
 use super::events::{Events, NEVER_CREATED, Run};
 use super::node::TableTiles;
+use super::ordered::{OrderedEvents, external};
 use super::{AggregatedViewSpec, WindowFeature};
 use crate::definition::Window;
 use crate::point_in_time_join::{NeededTimes, SpineIndex};
-use crate::tile::{Aggregate, AnswerBuilder, Column, Event, Partial, TileError, values};
+use crate::tile::{Aggregate, AnswerBuilder, Column, Event, Partial, TileError};
 use crate::time::duration_micros;
 
 /// Tiles are read where the edges of all windows take no more than one of so many parts of the time between the oldest
@@ -33,7 +33,7 @@ impl Cover {
     /// None: the view has no tiles, or to read all events takes less.
     pub fn of(index: &SpineIndex, view: &AggregatedViewSpec) -> Option<Cover> {
         let tiles = view.tiles.as_ref().filter(|_| !view.as_known)?;
-        let windows = distinct_windows(view);
+        let windows = view.distinct_windows();
         let resolution = view.resolution.map(duration_micros);
         let edges_of = |asked: i64| windows.iter().map(move |window| lower_edge(asked, *window, resolution));
         let (mut span, mut at_edges) = (0_i128, 0_i128);
@@ -114,19 +114,8 @@ impl Cut {
     }
 }
 
-fn distinct_windows(view: &AggregatedViewSpec) -> Vec<Window> {
-    let mut windows: Vec<Window> = view.features.iter().map(|feature| feature.window).collect();
-    windows.sort_unstable();
-    windows.dedup();
-    windows
-}
-
-/// For each feature of the view its answers, slot by slot, in pieces; and how many sums were out of range.
-pub(super) fn answer_groups_with_tiles(
-    groups: &Groups,
-    events: &Events,
-    tiles: &Events,
-) -> Result<(Vec<Vec<ArrayRef>>, usize)> {
+/// The answers of groups, in pieces.
+pub(super) fn answer_groups_with_tiles(groups: &Groups, events: &Events, tiles: &Events) -> Result<Vec<Answered>> {
     let Some(table) = &groups.view.tiles else { return exec_err!("the view has no tiles") };
     let (runs, starts) = events.by_group(groups.first_slot, groups.end_slot);
     let (tile_runs, tile_starts) = tiles.by_group(groups.first_slot, groups.end_slot);
@@ -143,7 +132,8 @@ pub(super) fn answer_groups_with_tiles(
         slots += group.len();
         let at = group.start - groups.first_slot as usize;
         let group = Group {
-            asked: &groups.index.slot_times()[group],
+            asked: &groups.index.slot_times()[group.clone()],
+            slots: group,
             events: &runs[starts[at] as usize..starts[at + 1] as usize],
             tiles: &tile_runs[tile_starts[at] as usize..tile_starts[at + 1] as usize],
         };
@@ -152,19 +142,12 @@ pub(super) fn answer_groups_with_tiles(
         }
     }
     let asking = Asking::new(&groups.view, table).map_err(external)?;
-    let answered = chunks.par_iter().map(|chunk| asking.answer(chunk, events, tiles));
-    let answered: Vec<(Vec<ArrayRef>, usize)> = answered.collect::<Result<_>>()?;
-    let mut features: Vec<Vec<ArrayRef>> = vec![Vec::new(); groups.view.features.len()];
-    let mut out_of_range = 0;
-    for (columns, count) in answered {
-        out_of_range += count;
-        features.iter_mut().zip(columns).for_each(|(feature, column)| feature.push(column));
-    }
-    Ok((features, out_of_range))
+    chunks.par_iter().map(|chunk| asking.answer(chunk, events, tiles)).collect()
 }
 
 /// The asked times of a key, and what is known of it.
 struct Group<'a> {
+    slots: Range<usize>,
     asked: &'a [i64],
     events: &'a [Run],
     tiles: &'a [Run],
@@ -183,7 +166,7 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     fn new(view: &'a AggregatedViewSpec, table: &'a TableTiles) -> Result<Self, TileError> {
-        let windows = distinct_windows(view);
+        let windows = view.distinct_windows();
         let mut sums: Vec<(usize, usize, &WindowFeature)> = Vec::new();
         let mut features = Vec::with_capacity(view.features.len());
         for (feature, part) in view.features.iter().zip(&table.parts) {
@@ -198,29 +181,22 @@ impl<'a> Asking<'a> {
         Ok(Asking { view, table, windows, sums, features })
     }
 
-    fn answer(&self, chunk: &[Group<'_>], events: &Events, tiles: &Events) -> Result<(Vec<ArrayRef>, usize)> {
-        let (order, ranges) = ordered_by_time(events, chunk.iter().map(|group| group.events));
-        let (tile_order, tile_ranges) = ordered_by_time(tiles, chunk.iter().map(|group| group.tiles));
-        let times: Vec<i64> = order.iter().map(|event| events.times[*event as usize]).collect();
-        let created: Vec<i64> = match events.created.is_empty() {
-            true => Vec::new(),
-            false => order.iter().map(|event| events.created[*event as usize]).collect(),
-        };
-        let tile_times: Vec<i64> = tile_order.iter().map(|tile| tiles.times[*tile as usize]).collect();
-        let columns = self.columns(events, order)?;
-        let bytes =
-            tiles.columns.first().map(|column| take(column, &UInt32Array::from(tile_order), None)).transpose()?;
+    fn answer(&self, chunk: &[Group<'_>], events: &Events, tiles: &Events) -> Result<Answered> {
+        let ordered = OrderedEvents::new(events, chunk.iter().map(|group| group.events));
+        let ordered_tiles = OrderedEvents::new(tiles, chunk.iter().map(|group| group.tiles));
+        let columns = ordered.columns(events, &self.view.features)?;
+        let bytes = tiles.columns.first().map(|column| ordered_tiles.take(column)).transpose()?;
         let mut builders: Vec<AnswerBuilder> =
             self.view.features.iter().map(|feature| AnswerBuilder::new(&feature.value_type)).collect();
         let mut out_of_range = 0;
-        for ((group, range), tile_range) in chunk.iter().zip(ranges).zip(tile_ranges) {
+        for ((group, range), tile_range) in chunk.iter().zip(&ordered.groups).zip(&ordered_tiles.groups) {
             let known = Known {
-                times: &times[range.clone()],
-                created: created.get(range.clone()).unwrap_or_default(),
+                times: &ordered.times[range.clone()],
+                created: ordered.created.get(range.clone()).unwrap_or_default(),
                 first: range.start,
                 columns: &columns,
-                tile_times: &tile_times[tile_range.clone()],
-                tiles: self.decode(bytes.as_ref(), tile_range)?,
+                tile_times: &ordered_tiles.times[tile_range.clone()],
+                tiles: self.decode(bytes.as_ref(), tile_range.clone())?,
             };
             for asked in group.asked {
                 let sums = self.sums(*asked, &known);
@@ -231,22 +207,11 @@ impl<'a> Asking<'a> {
                 }
             }
         }
-        Ok((builders.into_iter().map(AnswerBuilder::finish).collect(), out_of_range))
-    }
-
-    /// The event columns, by their positions, of the chunk's events in their order.
-    fn columns(&self, events: &Events, order: Vec<u32>) -> Result<Vec<Option<Column>>> {
-        let order = UInt32Array::from(order);
-        let mut columns: Vec<Option<Column>> = events.columns.iter().map(|_| None).collect();
-        for (position, value_type) in
-            self.view.features.iter().flat_map(|feature| feature.input.iter().chain(&feature.by))
-        {
-            let Some(column) = events.columns.get(*position) else { continue };
-            if columns[*position].is_none() {
-                columns[*position] = Some(values(&take(column, &order, None)?, value_type).map_err(external)?);
-            }
-        }
-        Ok(columns)
+        Ok(Answered {
+            slots: chunk.iter().map(|group| group.slots.clone()).collect(),
+            features: builders.into_iter().map(AnswerBuilder::finish).collect(),
+            out_of_range,
+        })
     }
 
     fn decode(&self, bytes: Option<&ArrayRef>, range: Range<usize>) -> Result<Vec<Vec<Partial>>> {

@@ -6,7 +6,8 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Float64Type, Int64Type};
-use asof::retrieval::{AskedTimes, BatchRequest, FeatureSelection, OnlineRequest};
+use asof::engine::Engine;
+use asof::retrieval::{AskedTimes, BatchRequest, BatchRetrieval, Catalog, FeatureSelection, OnlineRequest};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -207,7 +208,16 @@ fn integers(array: &ArrayRef) -> Vec<Option<i64>> {
     }
 }
 
-async fn batch_cells(project: &TestProject, asked: &[Asked], as_known: bool, from_source: bool) -> Vec<Vec<Cell>> {
+/// Bytes.
+const LITTLE_MEMORY: u64 = 384 << 10;
+
+async fn batch_cells(
+    batch: &BatchRetrieval,
+    catalog: &Catalog,
+    asked: &[Asked],
+    as_known: bool,
+    from_source: bool,
+) -> Vec<Vec<Cell>> {
     let spine = spine(asked);
     let request = BatchRequest {
         selection: FeatureSelection::Service("all".to_owned()),
@@ -222,7 +232,7 @@ async fn batch_cells(project: &TestProject, asked: &[Asked], as_known: bool, fro
             timestamp_column: Some("at".to_owned()),
         },
     };
-    let answer = project.batch().get(&project.catalog, &request).await.unwrap().collect().await.unwrap();
+    let answer = batch.get(catalog, &request).await.unwrap().collect().await.unwrap();
     for (position, column) in spine.columns().iter().enumerate() {
         assert_eq!(answer.column(position), column, "the spine comes back as it was");
     }
@@ -296,9 +306,14 @@ async fn check(rows: &[Row], late: &[Row], statics: &[(i64, Option<i64>)], cut: 
     for as_known in [false, true] {
         let expected: Vec<Vec<Cell>> = asked.iter().map(|one| oracle(&all, statics, one, as_known).to_vec()).collect();
         for from_source in [false, true] {
-            let found = batch_cells(&project, &asked, as_known, from_source).await;
-            for (one, (found, expected)) in asked.iter().zip(found.iter().zip(&expected)) {
-                assert_eq!(found, expected, "batch, as known {as_known}, from source {from_source}: {one:?}");
+            // With little memory, answers of earlier views wait in files.
+            let memories: &[Option<u64>] = if from_source { &[None] } else { &[None, Some(LITTLE_MEMORY)] };
+            for memory in memories.iter().copied() {
+                let batch = BatchRetrieval { engine: Engine::new(memory).unwrap(), ..project.batch() };
+                let found = batch_cells(&batch, &project.catalog, &asked, as_known, from_source).await;
+                for (one, (found, expected)) in asked.iter().zip(found.iter().zip(&expected)) {
+                    assert_eq!(found, expected, "as known {as_known}, from source {from_source}, {memory:?}: {one:?}");
+                }
             }
         }
     }

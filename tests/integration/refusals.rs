@@ -64,7 +64,7 @@ fn calls_that_are_wrong_are_refused() {
         (vec!["list", "nothings"], 2, "there is no kind `nothings`; the kinds are `entities`"),
         (vec!["init", ".", "--template", "flights"], 2, "already there"),
         (batch("ok.csv", "origin_weather:tmp"), 2, "origin_weather:temp"),
-        (batch("ok.csv", "origin_weather,origin_weather:temp"), 2, "both give the column `temp`"),
+        (batch("ok.csv", "origin_weather,origin_weather:temp"), 2, "`origin_weather:temp` is asked for twice"),
         (batch("ok.csv", "plane_profile"), 2, "`tailnum` is missing"),
         (batch("ok.csv", "trip"), 1, "asof materialize route_day"),
         (batch("missing.csv", "origin_weather"), 2, "no such file"),
@@ -124,6 +124,11 @@ fn calls_that_are_wrong_are_refused() {
         (online("origin_weather", "{"), 2, "JSON object"),
         (online("origin_weather", "orgin=JFK"), 2, "did you mean `orgin`"),
         (online("nothing", "origin=JFK"), 2, "there is no feature view `nothing`"),
+        (
+            vec!["get-online-features", "--service", "origin_weather", "--entity", "origin=JFK"],
+            2,
+            "there is no feature service `origin_weather`: it is a feature view",
+        ),
         (online("trip", "origin=JFK,dest=LAX,distance=far"), 2, "row 1: column `distance` holds `far`"),
         (
             vec!["get-online-features", "--features", "origin_weather", "--now", "soon", "--entity", "origin=JFK"],

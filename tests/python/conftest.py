@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parents[2]
+# What runs a server is there, for the client's own tests and for these.
+sys.path.append(str(REPOSITORY / "python" / "tests"))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """The flights example: for every key that its tables know, and a sweep of times, batch and online answer the same."""
 
 import datetime as dt
-import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from asof import Client
 from deltalake import DeltaTable
+from real_server import serving
 
 REPOSITORY = Path(__file__).parents[2]
 UTC = dt.timezone.utc
@@ -42,28 +41,8 @@ REQUEST_ROWS_MAX = 5000
 
 @pytest.fixture(scope="module")
 def client(asof_bin: str, flights_project: Path) -> Iterator[tuple[Client, Path]]:
-    folder = flights_project
-    server = subprocess.Popen(
-        [asof_bin, "--project", str(folder), "serve", "--allow-request-time"]
-        + ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    document = iter(server.stdout.readline, "")
-    addresses = json.loads("".join(takewhile_inclusive(lambda line: line != "}\n", document)))
-    try:
-        yield Client(addresses["grpc"]), folder
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def takewhile_inclusive(goes_on: Callable[[str], bool], lines: Iterator[str]) -> Iterator[str]:
-    for line in lines:
-        yield line
-        if not goes_on(line):
-            return
+    with serving(asof_bin, flights_project) as address:
+        yield Client(address), flights_project
 
 
 def known_keys(folder: Path, view: str) -> pa.Table:

@@ -8,10 +8,8 @@ online store is asked about moments of the whole time, and compared with all of 
 ASOF_REPLAY_READS makes it long.
 """
 
-import json
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from conftest import Run
+from real_server import serving
 
 import asof
 
@@ -71,15 +70,8 @@ def client(asof_bin: str, tmp_path: Path, run: Run) -> Iterator[asof.Client]:
     (tmp_path / "asof.yaml").write_text("project: replay\n")
     (tmp_path / "feature_defs" / "orders.yaml").write_text(DEFINITIONS)
     run("apply", "--yes")
-    command = [asof_bin, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--allow-request-time", "--output", "json"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        lines = []
-        while not lines or lines[-1] != "}\n":
-            lines.append(server.stdout.readline())
-        with asof.Client(json.loads("".join(lines))["grpc"]) as client:
-            yield client
-        server.terminate()
+    with serving(asof_bin, tmp_path) as address, asof.Client(address) as client:
+        yield client
 
 
 class Feed:

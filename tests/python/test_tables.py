@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import duckdb
@@ -189,11 +191,65 @@ feature_views: [{name: v, entities: [thing], source: rows, lookback: 1ms, featur
     before = DeltaTable(path)
     rows = before.to_pyarrow_table().sort_by([("key", "ascending"), ("event_timestamp", "ascending")])
     assert len(before.file_uris()) == len(days)
+    assert not run("status")["views"][0]["online_is_behind"]
     assert run("optimize", "v")["views"][0]["files_before"] == len(days)
     after = DeltaTable(path)
     assert len(after.file_uris()) < len(days)
     assert after.to_pyarrow_table().sort_by([("key", "ascending"), ("event_timestamp", "ascending")]).equals(rows)
+    assert not run("status")["views"][0]["online_is_behind"]
     assert run("materialize", "--end", "2024-01-10T12:00:00Z")["views"][0]["rows_uploaded"] == 0
     online = run("get-online-features", "--features", "v", "--entity", "key=7", "--now", "2024-01-04T13:00:00Z")
     assert online["columns"][1]["values"] == [703]
     assert run("optimize", "v")["views"] == []
+
+
+def test_files_of_one_source_may_encode_their_columns_each_in_its_way(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "asof.yaml").write_text("project: encodings\n")
+    (tmp_path / "feature_defs").mkdir()
+    (tmp_path / "feature_defs/all.yaml").write_text(
+        """
+entities: [{name: thing, join_keys: [{name: key, type: string}]}]
+sources: [{name: rows, batch: {format: parquet, path: rows}, event_timestamp: at}]
+feature_views:
+  - name: v
+    entities: [thing]
+    source: rows
+    features: [{name: text, type: string}, {name: raw, type: bytes}, {name: words, type: list<string>}]
+  - name: counts
+    entities: [thing]
+    sources: [rows]
+    sql: "SELECT key, at AS event_timestamp, text || '!' AS loud FROM rows WHERE key <> 'zz'"
+    features: [{name: loud, type: string}]
+"""
+    )
+    (tmp_path / "rows").mkdir()
+    texts = [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.large_string()), pa.string_view()]
+    raws = [pa.binary(), pa.large_binary(), pa.binary(2), pa.binary_view(), pa.binary()]
+    lists = [pa.list_, pa.large_list, lambda item: pa.list_(item, 1), pa.list_, pa.large_list]
+    at = pa.timestamp("us", "UTC")
+    for number, (text, raw, listed) in enumerate(zip(texts, raws, lists, strict=True)):
+        columns = {
+            "key": pa.array([f"k{number}", "same"]).cast(text),
+            "at": pa.array([dt.datetime(2024, 1, 1 + number, tzinfo=UTC)] * 2, at),
+            "text": pa.array([f"t{number}", None]).cast(text),
+            "raw": pa.array([b"\x00\xff", None], raw),
+            "words": pa.array([[f"w{number}"], ["x"]], listed(pa.large_string() if number == 1 else pa.string())),
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"rows/{number}.parquet")
+    run("apply", "--yes")
+    run("materialize", "--end", "2024-02-01")
+    spine = "".join(f"k{number},2024-02-01\n" for number in range(5))
+    (tmp_path / "spine.csv").write_text(f"key,event_timestamp\n{spine}same,2024-01-03\n")
+    for more in ([], ["--from-source"]):
+        run("get-batch-features", "--features", "v,counts", "--entities", "spine.csv", "--out", "out.parquet", *more)
+        answer = pq.read_table(tmp_path / "out.parquet")
+        assert answer["text"].to_pylist() == [f"t{number}" for number in range(5)] + [None]
+        assert answer["loud"].to_pylist() == [f"t{number}!" for number in range(5)] + [None]
+        assert answer["raw"].to_pylist() == [b"\x00\xff"] * 5 + [None]
+        assert answer["words"].to_pylist() == [[f"w{number}"] for number in range(5)] + [["x"]]
+    online = run("get-online-features", "--features", "v", "--entity", "key=k3", "--now", "2024-02-01")
+    assert online["columns"][1]["values"] == ["t3"]
+    numbers = pa.table({"key": ["k9"], "at": pa.array([dt.datetime(2024, 1, 9)], at), "text": [9]})
+    pq.write_table(numbers, tmp_path / "rows/9.parquet")
+    refused = subprocess.run([os.environ["ASOF_BIN"], "validate"], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and "`rows/9.parquet` has columns of other types" in refused.stderr

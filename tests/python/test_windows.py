@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from asof import Client
 from deltalake import DeltaTable
+from real_server import serving
 from window_cases import COLUMNS, EARLIEST, EPOCH, LATEST, Case, make_case, make_spine, write_rows
 from window_oracle import ARROW, Aggregation, Expression, Row, View, matches, plain
 
@@ -50,22 +51,8 @@ class Asof:
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[Client]:
-        command = [self.binary, "--project", str(self.case.folder), "serve", "--allow-request-time", "--output", "json"]
-        command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-        log = (self.case.folder / "serve.log").open("w")
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert server.stdout is not None
-        lines = []
-        for line in server.stdout:
-            lines.append(line)
-            if line == "}\n":
-                break
-        try:
-            with Client(json.loads("".join(lines))["grpc"]) as client:
-                yield client
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
+        with serving(self.binary, self.case.folder) as address, Client(address) as client:
+            yield client
 
     def tiles_read(self, spine: list[Row]) -> int:
         """How many tiles a batch request for the spine reads from tables."""

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DB, DEFAULT_COLUMN_FAMILY_NAME, ErrorKind as RocksDbErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
@@ -365,6 +366,11 @@ impl OnlineStore for RocksDbOnlineStore {
 
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, OnlineStoreError> {
         self.db.get_cf(&self.meta(), meta::note_key(name)).map_err(self.failed("read a note"))
+    }
+
+    fn checkpoint(&self, folder: &Path) -> Result<(), OnlineStoreError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(self.failed("make a checkpoint"))?;
+        checkpoint.create_checkpoint(folder).map_err(self.failed("make a checkpoint"))
     }
 
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {

@@ -1,60 +1,75 @@
 //! Stored values to Arrow columns.
 
-use arrow::array::{ArrayRef, PrimitiveBuilder};
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
 use arrow::datatypes::ArrowPrimitiveType;
 
 use super::{END_LEN, Layout, SchemaVersion, Slot, VERSION_LEN, bit, bitmap_len, fixed_width};
-use crate::column_builder::{ColumnBuilder, TooLarge, check_room};
+use crate::column_builder::{ColumnBuilder, Primitives, TooLarge, check_room};
 use crate::definition::{Field, ValueType};
 use crate::online_store::Schemas;
 use crate::online_store::error::DecodeError;
 
-/// Gathers some features of stored values into columns.
+/// Which features of stored values to read, and where values of each schema have them: made once for many reads.
 ///
 /// A feature that the schema of a value does not have, or has with another type, is null.
 #[derive(Debug)]
-pub struct RowDecoder {
-    plans: Vec<Plan>,
-    columns: Vec<Column>,
+pub struct DecodePlan {
+    /// Newest first, because most values have the newest schema.
+    versions: Vec<VersionPlan>,
+    features: Vec<Field>,
 }
 
 /// Where values of one schema version have the wanted features.
 #[derive(Debug)]
-struct Plan {
+struct VersionPlan {
     version: SchemaVersion,
     layout: Layout,
     /// For each wanted feature its place in the schema.
     places: Vec<Option<usize>>,
 }
 
-#[derive(Debug)]
-struct Column {
-    feature: Field,
-    builder: ColumnBuilder,
-}
-
-impl RowDecoder {
+impl DecodePlan {
     /// `schemas` are those of the view; `wanted` become columns in this order.
     pub fn new(schemas: &Schemas, wanted: &[Field]) -> Self {
         let place = |stored: &[Field], feature: &Field| {
             stored.iter().position(|other| other.name == feature.name && other.value_type == feature.value_type)
         };
-        let plan = |(version, stored): (&SchemaVersion, &Vec<Field>)| Plan {
+        let plan = |(version, stored): (&SchemaVersion, &Vec<Field>)| VersionPlan {
             version: *version,
             layout: Layout::new(stored),
             places: wanted.iter().map(|feature| place(stored, feature)).collect(),
         };
-        // Newest first, because most values have the newest schema.
-        RowDecoder {
-            plans: schemas.iter().rev().map(plan).collect(),
-            columns: wanted
-                .iter()
-                .map(|feature| Column {
-                    feature: feature.clone(),
-                    builder: ColumnBuilder::with_capacity(&feature.value_type, 0),
-                })
-                .collect(),
+        DecodePlan { versions: schemas.iter().rev().map(plan).collect(), features: wanted.to_vec() }
+    }
+
+    fn flaw(&self, feature: usize, flaw: Flaw) -> DecodeError {
+        let Field { name, value_type, .. } = &self.features[feature];
+        match flaw {
+            Flaw::Malformed => DecodeError::Feature { feature: name.clone(), value_type: value_type.clone() },
+            Flaw::TooLarge => DecodeError::ColumnTooLarge { feature: name.clone() },
         }
+    }
+}
+
+/// Gathers some features of stored values into columns.
+#[derive(Debug)]
+pub struct RowDecoder {
+    plan: Arc<DecodePlan>,
+    columns: Vec<ColumnBuilder>,
+}
+
+impl RowDecoder {
+    /// As of [`DecodePlan::new`].
+    pub fn new(schemas: &Schemas, wanted: &[Field]) -> Self {
+        RowDecoder::with_plan(Arc::new(DecodePlan::new(schemas, wanted)), 0)
+    }
+
+    /// With room for this many rows.
+    pub fn with_plan(plan: Arc<DecodePlan>, rows: usize) -> Self {
+        let column = |feature: &Field| ColumnBuilder::with_capacity(&feature.value_type, rows);
+        RowDecoder { columns: plan.features.iter().map(column).collect(), plan }
     }
 
     /// Appends the wanted features of one stored value.
@@ -63,16 +78,18 @@ impl RowDecoder {
     /// [`DecodeError`]; the columns may then differ in length, and the decoder is good for nothing but to be dropped.
     pub fn append(&mut self, value: &[u8]) -> Result<(), DecodeError> {
         let version = SchemaVersion(read_u32(value, 0).ok_or(too_short(value, VERSION_LEN))?);
-        let plan = self.plans.iter().find(|plan| plan.version == version);
+        let plan = self.plan.versions.iter().find(|plan| plan.version == version);
         let plan = plan.ok_or(DecodeError::UnknownSchemaVersion { version })?;
         plan.layout.check_length(value)?;
-        for (column, place) in self.columns.iter_mut().zip(&plan.places) {
+        for (feature, (column, place)) in self.columns.iter_mut().zip(&plan.places).enumerate() {
             match place.filter(|place| bit(&value[VERSION_LEN..], *place)) {
                 Some(place) => {
-                    let bytes = plan.layout.bytes(value, place).ok_or_else(|| column.flaw(Flaw::Malformed))?;
-                    append(&mut column.builder, &column.feature.value_type, bytes).map_err(|flaw| column.flaw(flaw))?;
+                    let bytes = plan.layout.bytes(value, place);
+                    let bytes = bytes.ok_or_else(|| self.plan.flaw(feature, Flaw::Malformed))?;
+                    append(column, &self.plan.features[feature].value_type, bytes)
+                        .map_err(|flaw| self.plan.flaw(feature, flaw))?;
                 }
-                None => column.builder.append_null(),
+                None => column.append_null(),
             }
         }
         Ok(())
@@ -80,22 +97,12 @@ impl RowDecoder {
 
     /// Appends a row of nulls.
     pub fn append_null_row(&mut self) {
-        self.columns.iter_mut().for_each(|column| column.builder.append_null());
+        self.columns.iter_mut().for_each(ColumnBuilder::append_null);
     }
 
     /// The columns, one for each wanted feature, of its [`arrow_type`](crate::arrow_types::arrow_type).
     pub fn finish(self) -> Vec<ArrayRef> {
-        self.columns.into_iter().map(|column| column.builder.finish()).collect()
-    }
-}
-
-impl Column {
-    fn flaw(&self, flaw: Flaw) -> DecodeError {
-        let feature = self.feature.name.clone();
-        match flaw {
-            Flaw::Malformed => DecodeError::Feature { feature, value_type: self.feature.value_type.clone() },
-            Flaw::TooLarge => DecodeError::ColumnTooLarge { feature },
-        }
+        self.columns.into_iter().map(ColumnBuilder::finish).collect()
     }
 }
 
@@ -226,7 +233,7 @@ fn append_items(items: &mut ColumnBuilder, item_type: &ValueType, bytes: &mut &[
 }
 
 fn append_fixed<T: ArrowPrimitiveType, const N: usize>(
-    builder: &mut PrimitiveBuilder<T>,
+    builder: &mut Primitives<T>,
     bytes: &[u8],
     decode: impl Fn([u8; N]) -> T::Native,
 ) -> Result<(), Flaw> {

@@ -22,7 +22,7 @@ mod tests;
 
 use std::fmt;
 
-pub use decode::RowDecoder;
+pub use decode::{DecodePlan, RowDecoder};
 pub use encode::{RowEncoder, ValueEncoder};
 
 use crate::definition::{Field, ValueType};

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::codec::decode;
 use super::row::{LogRecord, RecordRow, RecordValue};
 use crate::definition::SourceName;
-use crate::offline_store::{EventKind, OfflineStore, Reach};
+use crate::offline_store::{EventKind, OfflineStore, Places, Reach};
 use crate::prediction::PredictionError;
 use crate::prediction::inputs::Origin;
 use crate::stream_ingestion::{Log, read_bodies};
@@ -100,7 +100,7 @@ pub(super) async fn archive_after(
         if !records.is_empty() {
             let rows = to_rows(&records)?;
             let reach = Reach { log: id.to_owned(), position: reach, topics: Default::default() };
-            store.append_events(EventKind::Predictions, &name, &rows, &reach).await?;
+            store.append_events(EventKind::Predictions, &name, &rows, &Places::default(), &reach).await?;
         }
         after = reach;
     }

@@ -1,0 +1,78 @@
+"""Asks a server for four times what it can do, and looks at what the requests that it answers get.
+
+    python benches/overload.py --asof COMMAND [--seconds S] [--rows N]
+
+The load comes at fixed rates over several connections, from the same machine: requests are large, so that what callers do
+and what refusing costs leave the server its part of the cores. Goodput is answered requests a second; the
+p99 that counts is that of answered requests, from when they were due. What is refused has to be refused soon enough that
+neither suffers, memory must not grow, and once the load is gone everything is as before.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from serving import document, start, write_project
+
+GOODPUT_GOAL, P99_GOAL, MEMORY_GOAL = 0.8, 3.0, 1.25
+
+
+def resident_mb(process: int) -> float:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--asof", required=True, type=os.path.abspath, help="the command to measure")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rows", type=int, default=1000, help="entities of each request")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="asof-bench-"))
+    try:
+        write_project(folder, 20_000)
+        document(folder, arguments.asof, "apply", "--yes")
+        document(folder, arguments.asof, "materialize")
+        process, address = start(folder, arguments.asof, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+
+        def load(*options: str) -> dict[str, Any]:
+            command = [arguments.asof, "bench-serve", "--service", "model", "--server", address["grpc"]]
+            sizes = ["--entities", str(arguments.rows), "--seconds", str(arguments.seconds), "--connections", "4"]
+            found = document(folder, *command, *sizes, *options)
+            print(
+                f"{' '.join(options):22}{found['requests_per_second']:10,.0f} answered/s{found['refused']:10,} refused"
+                f"{found['errors']:6} errors{found['unsent']:8,} not sent{found['p50_us']:10,} us p50{found['p99_us']:10,} us p99"
+                f"{resident_mb(process.pid):8,.0f} MB {found['first_error'] or ''}"
+            )
+            return found
+
+        try:
+            greatest = load("--concurrency", "64")["requests_per_second"]
+            normal = load("--rate", f"{greatest * 0.8:.0f}")
+            before = resident_mb(process.pid)
+            flood = load("--rate", f"{greatest * 4:.0f}")
+            memory = resident_mb(process.pid) / before
+            after = load("--rate", f"{greatest * 0.8:.0f}")
+        finally:
+            process.terminate()
+            process.wait()
+        goodput = flood["requests_per_second"] / greatest
+        ratios = [flood["p99_us"] / normal["p99_us"], after["p99_us"] / normal["p99_us"]]
+        for text, found, goal, met in [
+            ("goodput to the most it can do", goodput, GOODPUT_GOAL, goodput >= GOODPUT_GOAL),
+            ("p99 of what is answered to the normal one", ratios[0], P99_GOAL, ratios[0] <= P99_GOAL),
+            ("memory to that before", memory, MEMORY_GOAL, memory <= MEMORY_GOAL),
+            ("p99 right after to the normal one", ratios[1], P99_GOAL, ratios[1] <= P99_GOAL),
+        ]:
+            print(f"{text:44}{found:8.2f}   goal {goal:.2f}{'' if met else '  MISSED'}")
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
