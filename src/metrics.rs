@@ -111,6 +111,10 @@ fn describe() {
     describe_histogram!(REQUEST_STAGE_SECONDS, "Parts of an online request's time.");
     describe_histogram!(FEATURE_AGE_SECONDS, "How old the values of online answers are.");
     describe_histogram!(ONLINE_REQUEST_ROWS, "Rows of each online request.");
+    describe_counter!(PREDICTIONS_TOTAL, "Predictions answered.");
+    describe_counter!(PREDICTION_LOG_ROWS_TOTAL, "Rows for the prediction log.");
+    describe_counter!(PREDICTION_LOG_DROPPED_TOTAL, "Rows that the queue of the prediction log had no place for.");
+    describe_counter!(SHADOW_ROWS_TOTAL, "Rows that shadows were to see.");
     describe_counter!(ROW_CACHE_READS_TOTAL, "Rows looked for in the cache of rows.");
     describe_gauge!(ROW_CACHE_BYTES, "Bytes of rows in the cache of rows, about.");
     describe_counter!(SUMS_OUT_OF_RANGE_TOTAL, "Sums of integers that no int64 is, answered as null.");

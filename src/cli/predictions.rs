@@ -93,10 +93,9 @@ impl Project {
                 OnlineAccess::Server(channel) => {
                     PredictionClient::new(channel).flush_predictions(FlushPredictionsRequest {}).await?;
                 }
-                OnlineAccess::Store(_alone) => {
-                    archive_left(&self.prediction_spool_path(), &self.offline_store()?).await?;
-                }
+                OnlineAccess::Store(_) => {}
             }
+            archive_left(&self.prediction_spool_path(), &self.offline_store()?).await?;
         }
         let batches = read_log(&self.offline_store()?, &self.engine()?, condition).await?;
         Ok(log_rows(&batches)?)

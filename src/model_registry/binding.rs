@@ -43,19 +43,10 @@ pub enum Scalar {
 #[derive(Debug, Clone, Default)]
 pub struct SignatureRequest {
     /// Names in the model's order, for models without, or with others.
-    pub inputs: Vec<RequestedInput>,
+    pub inputs: Vec<String>,
     /// Inputs that the caller of a prediction sends.
     pub request: Vec<String>,
     pub defaults: BTreeMap<String, Scalar>,
-}
-
-pub type RequestedInput = String;
-
-/// A column that the service needs or gives.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Column {
-    pub name: String,
-    pub value_type: ValueType,
 }
 
 /// Binds a model's inputs to a service, by their names: `feature`, `view__feature` or `view:feature`.

@@ -19,7 +19,7 @@ mod models;
 mod register;
 mod store;
 
-pub use binding::{BoundInput, Column, InputSource, RequestedInput, Scalar, SignatureRequest, bind};
+pub use binding::{BoundInput, InputSource, Scalar, SignatureRequest, bind};
 pub use error::ModelRegistryError;
 pub use event::{AliasMove, Golden, ModelVersion};
 pub use golden::{GOLDEN_TOLERANCE, GoldenRow, check_golden};

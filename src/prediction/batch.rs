@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::buffer::OffsetBuffer;
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::catalog::PredictionCatalog;
@@ -132,18 +131,7 @@ fn time_column(spine: &RecordBatch, named: Option<&str>) -> Result<(String, Arra
 
 fn with_predictions(spine: &RecordBatch, answer: &PredictAnswer) -> Result<RecordBatch, PredictionError> {
     let rows = &answer.rows;
-    let prediction: ArrayRef = match &answer.looked_up {
-        Some(looked_up) if rows.iter().all(|row| row.prediction.is_empty()) => Arc::clone(looked_up),
-        _ if rows.iter().all(|row| row.prediction.len() <= 1) => {
-            Arc::new(rows.iter().map(|row| row.prediction.first().copied()).collect::<Float64Array>())
-        }
-        _ => {
-            let values = Float64Array::from_iter_values(rows.iter().flat_map(|row| row.prediction.iter().copied()));
-            let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.prediction.len()));
-            let item = Arc::new(Field::new_list_field(DataType::Float64, true));
-            Arc::new(ListArray::try_new(item, offsets, Arc::new(values), None)?)
-        }
-    };
+    let prediction = answer.predictions();
     let models = rows.iter().map(|row| (!row.model.is_empty()).then_some(row.model.as_str())).collect::<StringArray>();
     let versions = rows.iter().map(|row| (row.version > 0).then_some(row.version as i64));
     let versions = versions.collect::<arrow::array::Int64Array>();

@@ -1,6 +1,10 @@
 //! What callers ask, and what they are answered.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, ListArray, RecordBatch};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field};
 
 use crate::time::EventTimestamp;
 
@@ -23,6 +27,26 @@ pub struct PredictAnswer {
     /// Of lookups: the values of the feature, where it had one.
     pub looked_up: Option<ArrayRef>,
     pub registry_version: u64,
+}
+
+impl PredictAnswer {
+    /// One column of all predictions: float64, or list<float64> where models have several outputs; of lookups the
+    /// feature's own type, unless a fallback answered some rows.
+    pub fn predictions(&self) -> ArrayRef {
+        let rows = &self.rows;
+        match &self.looked_up {
+            Some(looked_up) if rows.iter().all(|row| row.prediction.is_empty()) => Arc::clone(looked_up),
+            _ if rows.iter().all(|row| row.prediction.len() <= 1) => {
+                Arc::new(rows.iter().map(|row| row.prediction.first().copied()).collect::<Float64Array>())
+            }
+            _ => {
+                let values: Vec<f64> = rows.iter().flat_map(|row| row.prediction.iter().copied()).collect();
+                let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.prediction.len()));
+                let item = Arc::new(Field::new_list_field(DataType::Float64, true));
+                Arc::new(ListArray::new(item, offsets, Arc::new(Float64Array::from(values)), None))
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import asof
 import lightgbm
 import numpy as np
 import pandas as pd
@@ -306,6 +307,17 @@ def test_unmodified_clients_of_triton(asof_bin: str, project: Path) -> None:
         split = {"columns": ["shop", "price"], "data": [["a", 1.0], ["b", 2.0]]}
         answer = post(address, "/invocations", {"dataframe_split": split, "params": {"route": "demand"}})
         assert answer == {"predictions": wanted.tolist()}
+
+
+def test_predictions_by_the_python_client(asof_bin: str, project: Path) -> None:
+    wanted = expected(project, 1, rating=[4.0, None], orders=[12, 3], price=[1, 2], city=["Bern", "Basel"])
+    with serving(asof_bin, project) as (address, _), asof.Client(address["grpc"]) as client:
+        entities = pd.DataFrame({"shop": ["a", "b"], "price": [1, 2]})
+        answer = client.predict("demand", entities, prediction_ids=["x", "y"]).to_dict()
+        assert answer["prediction"] == wanted.tolist()
+        assert (answer["model_version"], answer["prediction_id"]) == ([1, 1], ["x", "y"])
+        with pytest.raises(asof.NotFoundError, match="did you mean `demand`"):
+            client.predict("demnad", entities)
 
 
 def test_the_registry_keeps_models_in_use_whole(asof_bin: str, project: Path) -> None:

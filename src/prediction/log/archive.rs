@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::codec::decode;
 use super::row::{LogRecord, RecordRow, RecordValue};
+use super::spool::{lock_spool, spool_folders};
 use crate::definition::SourceName;
 use crate::offline_store::{EventKind, OfflineStore, Places, Reach};
 use crate::prediction::PredictionError;
@@ -64,18 +65,19 @@ fn feature_fields() -> Fields {
     ])
 }
 
-/// Brings what a server that is gone left in the spool into the table; nobody else may have the spool.
+/// Brings what servers that are gone left in their spools into the table.
 ///
 /// # Errors
 /// A spool that cannot be read, a table that cannot be written.
 pub async fn archive_left(folder: &Path, store: &OfflineStore) -> Result<(), PredictionError> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let mut log = Log::open(folder).map_err(PredictionError::Log)?;
-    let (id, through) = (log.id().to_owned(), log.last());
-    if archive_after(folder, &id, through, store).await? {
-        log.remove_through(through).map_err(PredictionError::Log)?;
+    for folder in spool_folders(folder).filter(|folder| folder.exists()) {
+        // A server that runs brings its own there.
+        let Some(_lock) = lock_spool(&folder).map_err(PredictionError::Log)? else { continue };
+        let mut log = Log::open(&folder).map_err(PredictionError::Log)?;
+        let (id, through) = (log.id().to_owned(), log.last());
+        if archive_after(&folder, &id, through, store).await? {
+            log.remove_through(through).map_err(PredictionError::Log)?;
+        }
     }
     Ok(())
 }

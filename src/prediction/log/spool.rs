@@ -1,5 +1,6 @@
 //! The thread that writes records to the disk, many at a time, and the task that brings them into the table.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,9 +40,37 @@ enum Message {
     Archived(u64),
 }
 
+/// Spools of servers on one project, the number of those that run at once.
+const SPOOLS_MAX: usize = 64;
+const LOCK_FILE: &str = "lock";
+
+/// The folders that spools may have: each server that runs has one to itself.
+pub(super) fn spool_folders(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let numbered = move |number: usize, folder: &Path| match number {
+        1 => folder.to_owned(),
+        number => folder.with_file_name(format!("{name}.{number}")),
+    };
+    let folder = folder.to_owned();
+    (1..=SPOOLS_MAX).map(move |number| numbered(number, &folder))
+}
+
+/// Takes a spool for this process alone; None: another one has it.
+pub(super) fn lock_spool(folder: &Path) -> io::Result<Option<File>> {
+    std::fs::create_dir_all(folder)?;
+    let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK_FILE))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 /// Writes down predictions.
 #[derive(Debug)]
 pub struct PredictionLogger {
+    /// Held while the spool is this process's.
+    _lock: File,
     queue: mpsc::Sender<Message>,
     folder: PathBuf,
     id: String,
@@ -53,17 +82,26 @@ pub struct PredictionLogger {
 }
 
 impl PredictionLogger {
-    /// Opens the spool in `folder`; what it holds from before is brought into the table.
+    /// Opens the spool in `folder`, or in one beside it where another server has that; what it holds from before is
+    /// brought into the table.
     ///
     /// # Errors
     /// A folder that cannot be read or written.
     pub fn open(folder: &Path, store: OfflineStore, workers: &tokio::runtime::Handle) -> io::Result<Arc<Self>> {
-        let log = Log::open(folder)?;
+        let mut folders = spool_folders(folder);
+        let (folder, lock) = loop {
+            let folder = folders.next().ok_or_else(|| io::Error::other("other servers have all of its places"))?;
+            if let Some(lock) = lock_spool(&folder)? {
+                break (folder, lock);
+            }
+        };
+        let log = Log::open(&folder)?;
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let written = Arc::new(AtomicU64::new(log.last()));
         let logger = Arc::new(PredictionLogger {
             queue,
-            folder: folder.to_owned(),
+            _lock: lock,
+            folder,
             id: log.id().to_owned(),
             store,
             archiving: tokio::sync::Mutex::new(()),

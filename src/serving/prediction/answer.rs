@@ -1,34 +1,11 @@
 //! Answers as columns of the wire and as JSON.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, Float64Array, ListArray};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field};
 use serde_json::{Value, json};
 
 use crate::prediction::{PredictAnswer, RowAnswer};
 use crate::serving::columns::encode_column;
 use crate::serving::json::values_to_json;
 use crate::serving::pb;
-
-/// One column of all predictions: float64, or list<float64> where models have several outputs; of lookups the
-/// feature's own type, unless a fallback answered some rows.
-pub fn prediction_values(answer: &PredictAnswer) -> ArrayRef {
-    let rows = &answer.rows;
-    match &answer.looked_up {
-        Some(looked_up) if rows.iter().all(|row| row.prediction.is_empty()) => Arc::clone(looked_up),
-        _ if rows.iter().all(|row| row.prediction.len() <= 1) => {
-            Arc::new(rows.iter().map(|row| row.prediction.first().copied()).collect::<Float64Array>())
-        }
-        _ => {
-            let values = Float64Array::from_iter_values(rows.iter().flat_map(|row| row.prediction.iter().copied()));
-            let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.prediction.len()));
-            let item = Arc::new(Field::new_list_field(DataType::Float64, true));
-            Arc::new(ListArray::new(item, offsets, Arc::new(values), None))
-        }
-    }
-}
 
 pub fn to_wire(answer: &PredictAnswer) -> pb::PredictResponse {
     let rows = &answer.rows;
@@ -39,7 +16,7 @@ pub fn to_wire(answer: &PredictAnswer) -> pb::PredictResponse {
     let defaults = rows.iter().map(|row| pb::DefaultsUsed { inputs: row.defaults_used.clone() });
     let has_defaults = rows.iter().any(|row| !row.defaults_used.is_empty());
     pb::PredictResponse {
-        predictions: Some(encode_column("prediction", &prediction_values(answer))),
+        predictions: Some(encode_column("prediction", &answer.predictions())),
         models: told.iter().map(|row| row.model.clone()).collect(),
         model_versions: told.iter().map(|row| row.version).collect(),
         prediction_ids: rows.iter().map(|row| row.prediction_id.clone()).collect(),

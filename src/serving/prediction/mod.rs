@@ -16,7 +16,6 @@ pub mod inference_pb {
     tonic::include_proto!("inference");
 }
 
-pub use answer::prediction_values;
 pub use models::{model_document, registration};
 pub use state::PredictionState;
 
