@@ -12,11 +12,12 @@ ASOF := $(CARGO_TARGET_DIR)/debug/asof
 DAYS ?= 30
 SPEED ?= 0
 
-.PHONY: help setup fresh build wheel quickstart demo-stream test format lint rust-test python-test feast-test bench python-env
+.PHONY: help setup fresh build wheel quickstart demo-stream demo-predict test format lint rust-test python-test feast-test bench python-env
 
 help:
 	@echo "make quickstart   build, then run the flights example from files to online answers"
 	@echo "make demo-stream  a month of arrivals pushed as they happen (DAYS=30 SPEED=0: as fast as it goes)"
+	@echo "make demo-predict models that predict while arrivals are pushed, in the shadow too, and a replay of their log"
 	@echo "make test         format, Rust tests, Python tests"
 	@echo "make lint         clippy"
 	@echo "make feast-test   what asof import-feast makes of a Feast repository, beside Feast itself"
@@ -49,6 +50,9 @@ quickstart: build
 
 demo-stream: build python-env
 	"$(VENV)/bin/python" examples/flights/stream.py --asof "$(ASOF)" --days "$(DAYS)" --speed "$(SPEED)"
+
+demo-predict: build python-env
+	"$(VENV)/bin/python" examples/flights/predict.py --asof "$(ASOF)"
 
 test: setup format rust-test python-test
 

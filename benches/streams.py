@@ -1,11 +1,13 @@
 """Pushed events: how many a second with durable acknowledgement, how soon they are visible, how long a restart takes.
 
 Usage: streams.py --asof COMMAND [--events N]
+       streams.py --asof COMMAND --soak MINUTES     a steady stream, and the server's memory meanwhile
 
 The client runs on the same cores as the server. What the server itself takes is told by its CPU seconds.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -23,6 +25,8 @@ import pyarrow as pa
 KEYS = 10_000
 BATCH = 16_384
 START = 1_714_521_600_000_000
+# Events a second that no server takes.
+TOO_FAST = 1e7
 
 DEFINITIONS = """
 entities:
@@ -76,12 +80,11 @@ class Server:
         self.process.wait()
 
 
-def project(command: str, views: str, event_id: bool = False) -> Path:
+def project(command: str, views: str, event_id: str = "") -> Path:
     folder = Path(tempfile.mkdtemp(prefix="asof-streams-"))
     (folder / "feature_defs").mkdir()
     (folder / "asof.yaml").write_text("project: streams\n")
-    id_text = "event_id: order" if event_id else ""
-    (folder / "feature_defs/orders.yaml").write_text(DEFINITIONS.format(views=views, event_id=id_text))
+    (folder / "feature_defs/orders.yaml").write_text(DEFINITIONS.format(views=views, event_id=event_id))
     subprocess.run([command, "apply", "--yes"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder
 
@@ -101,7 +104,7 @@ def events(first: int, count: int, rate: int = 2_000) -> pa.Table:
     )
 
 
-def throughput(command: str, name: str, views: str, count: int, event_id: bool = False) -> float:
+def throughput(command: str, name: str, views: str, count: int, event_id: str = "") -> None:
     folder = project(command, views, event_id)
     server = Server(command, folder)
     server.client.push("orders", events(0, BATCH))
@@ -110,18 +113,16 @@ def throughput(command: str, name: str, views: str, count: int, event_id: bool =
     result = server.client.push("orders", table, acknowledge="visible")
     seconds, cpu = time.monotonic() - began, server.cpu_s() - cpu
     assert result.accepted == count, result
-    rate = count / seconds
-    print(f"| {name} | {rate:,.0f} | {count / cpu:,.0f} | {server.rss_mb():.0f} |", flush=True)
+    print(f"| {name} | {count / seconds:,.0f} | {count / cpu:,.0f} | {server.rss_mb():.0f} |", flush=True)
     server.stop()
     shutil.rmtree(folder)
-    return rate
 
 
-def freshness(command: str, rate: float, per_push: int, seconds: float) -> None:
-    folder = project(command, WINDOWS)
-    server = Server(command, folder)
+def paced(server: Server, rate: float, per_push: int, seconds: float, first: int = 0) -> tuple[float, np.ndarray]:
+    """Pushes that are due at a steady rate, whatever becomes of those before; events a second, and milliseconds from
+    when each push was due until it was visible."""
     pushes = int(rate * seconds / per_push)
-    tables = [events(number * per_push, per_push) for number in range(pushes)]
+    tables = [events(first + number * per_push, per_push) for number in range(pushes)]
     latencies: list[float] = []
     began = time.monotonic()
     lock = threading.Lock()
@@ -138,14 +139,53 @@ def freshness(command: str, rate: float, per_push: int, seconds: float) -> None:
             server.client.push("orders", tables[number], acknowledge="visible")
             latencies.append(time.monotonic() - due)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work) for _ in range(16)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    achieved = pushes * per_push / (time.monotonic() - began)
-    p50, p99 = np.percentile(np.array(latencies) * 1000, [50, 99])
-    print(f"| {rate:,.0f} | {per_push} | {achieved:,.0f} | {p50:.1f} | {p99:.1f} |", flush=True)
+    return pushes * per_push / (time.monotonic() - began), np.array(latencies) * 1000
+
+
+def freshness(command: str, rate: float, per_push: int, seconds: float) -> float:
+    """Gives the rate that was achieved."""
+    folder = project(command, WINDOWS)
+    server = Server(command, folder)
+    achieved, latencies = paced(server, rate, per_push, seconds)
+    p50, p99 = np.percentile(latencies, [50, 99])
+    wanted = f"{rate:,.0f}" if rate < TOO_FAST else "as many as go"
+    print(f"| {wanted} | {per_push} | {achieved:,.0f} | {p50:.1f} | {p99:.1f} |", flush=True)
     server.stop()
     shutil.rmtree(folder)
+    return achieved
+
+
+def soak(command: str, minutes: float, rate: float = 10_000, per_push: int = 500) -> None:
+    """Every kind of state: tiles, rows, ids of events that are forgotten after a minute; beside little cache."""
+    folder = project(command, WINDOWS + ROWS, event_id="event_id: order\n    deduplicate_for: 1m")
+    # What is kept in memory is full soon, and what grows besides is seen.
+    with (folder / "asof.yaml").open("a") as settings:
+        settings.write("online_store: {type: rocksdb, block_cache: 32MiB}\n")
+    server = Server(command, folder)
+    print("| minutes | events | RSS MB | log MB | online MB | p50 ms | p99 ms |\n| --- | --- | --- | --- | --- | --- | --- |")
+    began, first, slice_s = time.monotonic(), 0, 30.0
+    while time.monotonic() - began < minutes * 60:
+        _, latencies = paced(server, rate, per_push, slice_s, first)
+        first += int(rate * slice_s / per_push) * per_push
+        p50, p99 = np.percentile(latencies, [50, 99])
+        log, online = (folder_mb(folder / "state" / name) for name in ("online.push", "online"))
+        elapsed = (time.monotonic() - began) / 60
+        print(f"| {elapsed:.1f} | {first:,} | {server.rss_mb():.0f} | {log:.0f} | {online:.0f} | {p50:.1f} | {p99:.1f} |", flush=True)
+    assert server.client.status().streams[0].accepted == first
+    server.stop()
+    shutil.rmtree(folder)
+
+
+def folder_mb(folder: Path) -> float:
+    sizes = []
+    for path in folder.rglob("*"):
+        # Files come and go meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return sum(sizes) / 1e6
 
 
 def recovery(command: str, count: int) -> None:
@@ -172,17 +212,23 @@ def main() -> None:
     parser.add_argument("--asof", required=True)
     parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--recovery", type=int, default=10_000_000)
+    parser.add_argument("--soak", type=float, help="minutes")
     options = parser.parse_args()
     command = str(Path(options.asof).absolute())
+    if options.soak:
+        soak(command, options.soak)
+        return
     print(f"Durable pushes of {BATCH} events, one client; {KEYS} keys\n")
     print("| view | events/s | events per CPU second of the server | RSS MB |\n| --- | --- | --- | --- |")
-    windows = throughput(command, "windows (9 features, 3 levels of tiles)", WINDOWS, options.events)
+    throughput(command, "windows (9 features, 3 levels of tiles)", WINDOWS, options.events)
     throughput(command, "rows", ROWS, options.events)
-    throughput(command, "windows and rows, with event ids", WINDOWS + ROWS, options.events, event_id=True)
+    throughput(command, "windows and rows, with event ids", WINDOWS + ROWS, options.events, event_id="event_id: order")
     print("\nFrom when an event is due to its being visible, open loop\n")
     print("| events/s | events a push | achieved | p50 ms | p99 ms |\n| --- | --- | --- | --- | --- |")
     freshness(command, 1_000, 10, 15)
-    freshness(command, windows / 2, 1_000, 10)
+    for per_push in (100, 1_000):
+        most = freshness(command, TOO_FAST, per_push, 400_000 / TOO_FAST)
+        freshness(command, most / 2, per_push, 10)
     print("\nKilled after the last acknowledgement\n")
     print("| events before | RSS MB | s until it answers | s until a push is visible |\n| --- | --- | --- | --- |")
     recovery(command, options.recovery)

@@ -19,6 +19,7 @@ pub mod arrow_types;
 mod column_builder;
 pub mod tile;
 
+pub mod model_runtime;
 mod parquet_files;
 pub mod point_in_time_join;
 mod text_files;
@@ -30,12 +31,15 @@ pub mod compile;
 pub mod engine;
 pub mod registry;
 
+pub mod model_registry;
 pub mod offline_store;
 pub mod online_store;
 
 pub mod materialization;
 pub mod retrieval;
 pub mod stream_ingestion;
+
+pub mod prediction;
 
 pub mod serving;
 

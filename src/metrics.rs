@@ -37,6 +37,14 @@ pub const STREAM_LAG_RECORDS: &str = "asof_stream_lag_records";
 pub const STREAM_PENDING_BYTES: &str = "asof_stream_pending_bytes";
 /// The greatest event timestamp accepted so far, since the Unix epoch, by `source`.
 pub const STREAM_WATERMARK_SECONDS: &str = "asof_stream_watermark_seconds";
+/// Predictions made, by `route`, `model` and `role`.
+pub const PREDICTIONS_TOTAL: &str = "asof_predictions_total";
+/// Rows for the prediction log, by `role`.
+pub const PREDICTION_LOG_ROWS_TOTAL: &str = "asof_prediction_log_rows_total";
+/// Rows that nobody waited for and that the log's queue had no place for.
+pub const PREDICTION_LOG_DROPPED_TOTAL: &str = "asof_prediction_log_dropped_total";
+/// What became of the rows that a shadow was to see, by `route`, `shadow` and `outcome`: `done`, `dropped` or `failed`.
+pub const SHADOW_ROWS_TOTAL: &str = "asof_shadow_rows_total";
 const BUILD_INFO: &str = "asof_build_info";
 const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
 const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";

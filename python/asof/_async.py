@@ -12,8 +12,8 @@ import grpc.aio
 
 from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary, shown_as
 from ._connection import Connection, Tls
-from ._proto.feature_store_pb2_grpc import FeatureStoreStub
 from ._stream import AsyncAnswerStream
+from ._stubs import Stubs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class AsyncClient:
     get_batch_features = _call(Calls.get_batch_features)
     stream_batch_features = _stream_call(Calls.stream_batch_features)
     push = _call(Calls.push)
+    predict = _call(Calls.predict)
     list_definitions = _call(Calls.list_definitions)
     list_entities = _call(Calls.list_entities)
     list_sources = _call(Calls.list_sources)
@@ -126,7 +127,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._channel = self._connection.channel(grpc.aio)
-            self._stub, self._loop = FeatureStoreStub(self._channel), loop
+            self._stub, self._loop = Stubs(self._channel), loop
         return self._stub
 
     async def _run(self, steps: Steps[T]) -> T:

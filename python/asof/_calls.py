@@ -15,7 +15,7 @@ import functools
 import inspect
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
@@ -28,6 +28,7 @@ from ._connection import Connection, seconds
 from ._definitions import KINDS, Definition, Entity, FeatureService, FeatureView, OnDemandFeatureView, Source
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._online import OnlineQuestion
+from ._predict import predict_answer, predict_request
 from ._proto import feature_store_pb2 as pb
 from ._push import Acknowledge, PushResult, push_messages
 from ._signature import Definitions, Features
@@ -302,6 +303,41 @@ class Calls:
             return (yield Unary("Push", messages, seconds))
 
         return PushResult.of((yield from self._tried(attempt, timeout, again=False)))
+
+    def predict(
+        self,
+        route: str,
+        entities: Entities,
+        *,
+        request: Mapping[str, Any] | None = None,
+        prediction_ids: Sequence[str] | None = None,
+        now: Time | None = None,
+        timeout: float | None = None,
+    ) -> Steps[Answer]:
+        """What does a route, or a model, say about these entities?
+
+        A prediction is not tried again: it may have been answered, and then stands in the log.
+
+        Args:
+            route: A route's name, or a model as ``name``, ``name@alias`` or ``name@version``.
+            entities: Join keys and values that only the caller knows, in any of the forms of
+                :meth:`get_online_features`. A feature among them wins over the store's value.
+            request: More of such values by column.
+            prediction_ids: One a row, by which the predictions are found in the log; else they are made.
+            now: Stands in for the clock, if the server was started with ``--allow-request-time``.
+            timeout: Seconds this call may take.
+
+        Returns:
+            The rows with the columns ``prediction``, ``model``, ``model_version``, ``prediction_id`` and
+            ``defaults_used`` (the inputs for which neither the request nor the store had a value).
+        """
+        rows, message = predict_request(route, entities, request, prediction_ids, now)
+
+        def attempt(seconds: float | None) -> Steps[Any]:
+            return (yield Unary("Predict", message, seconds))
+
+        limit = self.connection.timeout if timeout is None else timeout
+        return predict_answer(rows, (yield from self._tried(attempt, limit, again=False)))
 
     def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> Steps[list[dict[str, Any]]]:
         """The definitions the server answers from, each as a dict with its ``kind``.

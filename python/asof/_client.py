@@ -13,8 +13,8 @@ from ._async import AsyncClient
 from ._calls import Calls, Open, OpenAnswer, Pause, Receive, Steps, Unary, shown_as
 from ._connection import Connection, Tls
 from ._exceptions import InvalidError
-from ._proto.feature_store_pb2_grpc import FeatureStoreStub
 from ._stream import AnswerStream
+from ._stubs import Stubs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Client:
         self._connection = Connection.to(address, timeout, retries, token, tls, compression, options)
         self._calls = Calls(self._connection)
         self._channel = self._connection.channel(grpc)
-        self._stub: Any = FeatureStoreStub(self._channel)
+        self._stub: Any = Stubs(self._channel)
         self._async = AsyncClient._with(self._connection)
         self._is_closed = False
 
@@ -86,6 +86,7 @@ class Client:
     get_batch_features = _call(Calls.get_batch_features)
     stream_batch_features = _stream_call(Calls.stream_batch_features)
     push = _call(Calls.push)
+    predict = _call(Calls.predict)
     list_definitions = _call(Calls.list_definitions)
     list_entities = _call(Calls.list_entities)
     list_sources = _call(Calls.list_sources)

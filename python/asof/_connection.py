@@ -19,9 +19,9 @@ _CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_send_message_length", -1),
     # Notices a dead connection during a long batch call.
     ("grpc.keepalive_time_ms", 60_000),
-    # A server that comes back is found within the pauses between attempts.
+    # A server that comes back is found within the pauses between attempts. How long one attempt may take is left as it
+    # is: a server far away, or a busy one, takes its time.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 # A server compresses for whoever takes it, which costs more than it saves where the network is quick.

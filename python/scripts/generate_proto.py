@@ -17,7 +17,7 @@ from grpc_tools import protoc
 
 PYTHON = Path(__file__).resolve().parent.parent
 PROTO = PYTHON.parent / "proto"
-FILES = ["asof/v1/feature_store.proto"]
+FILES = ["asof/v1/feature_store.proto", "asof/v1/prediction.proto"]
 
 
 def main() -> None:

@@ -121,6 +121,32 @@ def test_a_server_that_comes_back_is_found(store: FakeStore) -> None:
     server.stop(None).wait()
 
 
+def test_a_server_that_is_slow_to_greet_is_waited_for(address: str) -> None:
+    """As one is behind a long line, or on a busy machine."""
+    host, port = address.split(":")
+    with socket.create_server(("127.0.0.1", 0)) as listener, futures.ThreadPoolExecutor(2) as pool:
+
+        def forward(source: socket.socket, target: socket.socket) -> None:
+            with suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def accept() -> None:
+            near, _ = listener.accept()
+            time.sleep(0.5)
+            with near, socket.create_connection((host, int(port))) as far:
+                sending = pool.submit(forward, near, far)
+                forward(far, near)
+                sending.result()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        with asof.Client(f"127.0.0.1:{listener.getsockname()[1]}", retries=0) as client:
+            client.push("arrivals", [{"carrier": "UA"}, {"carrier": "AA"}])
+        accepting.join()
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `server.pem` and `server.key`, signed by itself for the name `features.test`."""

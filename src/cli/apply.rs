@@ -11,6 +11,7 @@ use super::output::Output;
 use super::project::Project;
 use crate::error::{ErrorKind, error_chain};
 use crate::materialization::remove_unknown_views;
+use crate::model_registry::{BrokenModel, broken_models};
 use crate::registry::{self, Plan, RegistryVersion};
 use crate::serving::pb::SyncOnlineStoreRequest;
 use crate::serving::pb::admin_client::AdminClient;
@@ -38,22 +39,31 @@ pub struct ApplyArguments {
 
 pub async fn plan(project: &Project, arguments: &PlanArguments, output: Output) -> Result<(), CliError> {
     let plan = make_plan(project, arguments.allow_breaking).await?;
-    output.say(&plan);
-    output.document(&plan_document(&plan)?);
+    let broken = broken_models(&*project.model_registry()?.models().await?, &plan);
+    say_plan(&plan, &broken, output);
+    output.document(&plan_document(&plan, &broken)?);
     Ok(())
 }
 
 pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) -> Result<(), CliError> {
     let plan = make_plan(project, arguments.allow_breaking).await?;
-    output.say(&plan);
+    let broken = broken_models(&*project.model_registry()?.models().await?, &plan);
+    say_plan(&plan, &broken, output);
     if plan.is_empty() {
-        output.document(&json!({"applied": false, "version": plan.base_version, "plan": plan_document(&plan)?}));
+        let document = plan_document(&plan, &broken)?;
+        output.document(&json!({"applied": false, "version": plan.base_version, "plan": document}));
         return Ok(());
     }
     if plan.definitions.is_empty() && !arguments.allow_empty {
         return Err(CliError::Usage(format!(
             "nothing is defined in `{}`, and to apply that would remove everything; add `--allow-empty` if that is meant",
             project.definitions_folder().display()
+        )));
+    }
+    if !broken.is_empty() && !plan.is_breaking_allowed() {
+        let listed: String = broken.iter().map(|model| format!("\n  - {model}")).collect();
+        return Err(CliError::Refused(format!(
+            "the plan changes what models in use depend on:{listed}\nregister versions that were trained on the change and move the aliases, or apply with `--allow-breaking`"
         )));
     }
     let is_refused = !plan.breaking().is_empty() && !plan.is_breaking_allowed();
@@ -72,7 +82,7 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
     output.document(&json!({
         "applied": true,
         "version": applied.version,
-        "plan": plan_document(&plan)?,
+        "plan": plan_document(&plan, &broken)?,
         "views_deleted_online": emptied,
     }));
     Ok(())
@@ -85,8 +95,18 @@ async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliE
     Ok(if allow_breaking { plan.allow_breaking() } else { plan })
 }
 
-fn plan_document(plan: &Plan) -> Result<Value, CliError> {
-    serde_json::to_value(plan).map_err(|error| CliError::Failed(format!("the plan cannot be written as JSON: {error}")))
+fn say_plan(plan: &Plan, broken: &[BrokenModel], output: Output) {
+    output.say(plan);
+    for model in broken {
+        output.say(format!("breaks model: {model}"));
+    }
+}
+
+fn plan_document(plan: &Plan, broken: &[BrokenModel]) -> Result<Value, CliError> {
+    let failed = |error| CliError::Failed(format!("the plan cannot be written as JSON: {error}"));
+    let mut document = serde_json::to_value(plan).map_err(failed)?;
+    document["breaking_models"] = json!(broken);
+    Ok(document)
 }
 
 /// Asks on a terminal; elsewhere `--yes` has to say it.

@@ -9,8 +9,10 @@ use crate::compile::CompileError;
 use crate::definition::DefinitionErrors;
 use crate::error::ErrorKind;
 use crate::materialization::MaterializationError;
+use crate::model_registry::ModelRegistryError;
 use crate::offline_store::OfflineStoreError;
 use crate::online_store::{OnlineStoreError, SnapshotError};
+use crate::prediction::PredictionError;
 use crate::registry::RegistryError;
 use crate::retrieval::RetrievalError;
 use crate::serving::ServeError;
@@ -54,6 +56,10 @@ pub enum CliError {
     #[error(transparent)]
     Compile(#[from] CompileError),
     #[error(transparent)]
+    Models(#[from] ModelRegistryError),
+    #[error(transparent)]
+    Prediction(#[from] PredictionError),
+    #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]
     OfflineStore(#[from] OfflineStoreError),
@@ -90,6 +96,8 @@ impl CliError {
             CliError::Server(status) => crate::serving::status::kind_of(status.code()),
             CliError::Failed(_) | CliError::Engine(_) => ErrorKind::Internal,
             CliError::Compile(error) => error.kind(),
+            CliError::Models(error) => error.kind(),
+            CliError::Prediction(error) => error.kind(),
             CliError::Registry(error) => error.kind(),
             CliError::OfflineStore(error) => error.kind(),
             CliError::OnlineStore(error) => error.kind(),

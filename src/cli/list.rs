@@ -11,13 +11,13 @@ use crate::diagnostics::help_with_names;
 
 #[derive(Debug, Args)]
 pub struct ListArguments {
-    /// entities, sources, feature_views, on_demand_feature_views, feature_services, or versions.
+    /// entities, sources, feature_views, on_demand_feature_views, feature_services, prediction_routes, or versions.
     kind: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub struct DescribeArguments {
-    /// entity, source, feature_view, on_demand_feature_view or feature_service.
+    /// entity, source, feature_view, on_demand_feature_view, feature_service or prediction_route.
     kind: String,
     name: String,
 }

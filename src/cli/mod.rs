@@ -13,9 +13,11 @@ mod init;
 mod json_log;
 mod list;
 mod materialize;
+mod models;
 mod online_access;
 mod optimize;
 mod output;
+mod predictions;
 mod project;
 mod push;
 mod rebuild_online;
@@ -84,7 +86,16 @@ enum Command {
     Serve(serve::ServeArguments),
     /// Take in what streams bring, without serving.
     Stream,
-    /// List what is applied: entities, sources, feature_views, on_demand_feature_views, feature_services, versions.
+    /// Register models, move their aliases, look at them.
+    Models(models::ModelsArguments),
+    /// Replay logged predictions, or explain one.
+    Predictions(predictions::PredictionsArguments),
+    /// Predict for every row of a spine, with features as they were at each row's time.
+    PredictBatch(predictions::PredictBatchArguments),
+    /// Make a training set of what a route's model saw.
+    TrainingSet(predictions::TrainingSetArguments),
+    /// List what is applied: entities, sources, feature_views, on_demand_feature_views, feature_services,
+    /// prediction_routes, versions.
     List(list::ListArguments),
     /// Print one applied definition in full.
     Describe(list::DescribeArguments),
@@ -167,6 +178,10 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Restore(arguments) => backup::restore(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
         Command::Stream => stream::run(project()?, output).await,
+        Command::Models(arguments) => models::run(folder.as_deref(), arguments, output).await,
+        Command::Predictions(arguments) => predictions::run(&project()?, arguments, output).await,
+        Command::PredictBatch(arguments) => predictions::run_batch(&project()?, &arguments, output).await,
+        Command::TrainingSet(arguments) => predictions::training_set(&project()?, &arguments, output).await,
         Command::List(arguments) => list::run(&project()?, &arguments, output).await,
         Command::Describe(arguments) => list::describe(&project()?, &arguments, output).await,
         Command::Status => status::run(&project()?, output).await,

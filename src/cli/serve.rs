@@ -10,7 +10,10 @@ use super::error::CliError;
 use super::online_access::ServerAddress;
 use super::output::Output;
 use super::project::Project;
+use crate::retrieval::OnlineRetrieval;
+use crate::serving::prediction::PredictionState;
 use crate::serving::{Server, ServerOptions, ServerState};
+use crate::settings::OnlineStoreSettings;
 use crate::time::SystemClock;
 
 /// How long unfinished work may take to let go.
@@ -58,17 +61,28 @@ pub(super) async fn serve(
     output: Output,
 ) -> Result<(), CliError> {
     let workers = Workers::start()?;
+    let online_store = project.serving_store()?;
+    let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
+    let online = OnlineRetrieval { store: Arc::clone(&online_store), clock: Arc::new(SystemClock), history };
+    let spool = project.prediction_spool_path();
+    let prediction =
+        PredictionState::open(project.model_registry()?, online, project.offline_store()?, &spool, &workers.handle());
+    let prediction = prediction.map_err(|source| CliError::Io {
+        action: format!("open the spool of predictions `{}`", spool.display()),
+        source,
+    })?;
     let mut state = ServerState::new(
         project.settings.clone(),
         project.folder.clone(),
         project.registry()?,
         project.offline_store()?,
-        project.serving_store()?,
+        online_store,
         project.engine()?,
         Arc::new(SystemClock),
         allow_request_time,
         workers.handle(),
         project.stream_log_path(),
+        prediction,
     );
     state.is_replica = is_replica;
     let state = Arc::new(state);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::aggregation::Aggregation;
 use super::names::{EntityName, FeatureServiceName, FeatureViewName, SourceName};
+use super::prediction::PredictionRoute;
 use super::stream::Stream;
 use super::value_type::ValueType;
 use crate::time::{EventTimestamp, duration_text, instant_text};
@@ -21,6 +22,8 @@ pub struct Definitions {
     pub feature_views: Vec<FeatureView>,
     pub on_demand_feature_views: Vec<OnDemandFeatureView>,
     pub feature_services: Vec<FeatureService>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prediction_routes: Vec<PredictionRoute>,
 }
 
 /// What any definition may carry for people; never changes an answer.
@@ -290,12 +293,20 @@ pub const CREATED_TIMESTAMP: &str = "created_timestamp";
 
 impl Definitions {
     pub fn is_empty(&self) -> bool {
-        let Definitions { entities, sources, feature_views, on_demand_feature_views, feature_services } = self;
+        let Definitions {
+            entities,
+            sources,
+            feature_views,
+            on_demand_feature_views,
+            feature_services,
+            prediction_routes,
+        } = self;
         entities.is_empty()
             && sources.is_empty()
             && feature_views.is_empty()
             && on_demand_feature_views.is_empty()
             && feature_services.is_empty()
+            && prediction_routes.is_empty()
     }
 
     pub fn entity(&self, name: &str) -> Option<&Entity> {
@@ -316,6 +327,10 @@ impl Definitions {
 
     pub fn feature_service(&self, name: &str) -> Option<&FeatureService> {
         self.feature_services.iter().find(|service| service.name.as_str() == name)
+    }
+
+    pub fn prediction_route(&self, name: &str) -> Option<&PredictionRoute> {
+        self.prediction_routes.iter().find(|route| route.name.as_str() == name)
     }
 
     /// The join keys of a view: those of its entities, one after the other.

@@ -68,6 +68,10 @@ name_type!(
     /// Name of a feature service.
     FeatureServiceName
 );
+name_type!(
+    /// Name of a prediction route.
+    RouteName
+);
 
 /// Whether `name` may name a thing or a column: a letter or `_`, then letters, digits and `_`,
 /// 128 at most, without the `__` that separates view and feature in full feature names.

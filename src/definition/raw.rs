@@ -13,14 +13,63 @@ use super::value_type::ValueType;
 use crate::diagnostics::{Located, Reporter, Span};
 use crate::yaml::{Decode, Entries, Fields, Kind, Node, record};
 
+pub use prediction::{RawExperiment, RawPredictionLog, RawPredictionRoute, RawShadow, RawStep};
 pub use values::{RawDuration, RawInstant, RawStreamType, RawWindow};
+
+/// A definition, which has a name.
+pub trait Named {
+    fn name(&self) -> &Text;
+}
+
+/// A [`record!`] with what every definition has.
+macro_rules! definition {
+    (
+        $(#[$meta:meta])*
+        pub struct $record:ident as $what:literal, later $later:expr => {
+            $($(#[$field_meta:meta])* pub $field:ident: $field_type:ty,)*
+        }
+    ) => {
+        record! {
+            $(#[$meta])*
+            pub struct $record as $what, later $later => {
+                /// Letters, digits and `_`, without `__`; unique among its kind.
+                pub name: Text,
+                $($(#[$field_meta])* pub $field: $field_type,)*
+                /// For people: what it is.
+                pub description: Option<String>,
+                /// For people: whom to ask.
+                pub owner: Option<String>,
+                /// For people and tools: names and values.
+                pub tags: Option<Entries<String>>,
+            }
+        }
+
+        impl Named for $record {
+            fn name(&self) -> &Text {
+                &self.name
+            }
+        }
+
+        impl $record {
+            pub fn documentation(&self) -> Documentation {
+                let tags = self.tags.iter().flat_map(|tags| &tags.0);
+                Documentation {
+                    description: self.description.clone(),
+                    owner: self.owner.clone(),
+                    tags: tags.map(|(name, value)| (name.value.clone(), value.clone())).collect(),
+                }
+            }
+        }
+    };
+}
+mod prediction;
 
 /// A text with its place.
 pub type Text = Located<String>;
 
 /// Keys of later versions: refused with a message that says so.
 mod later {
-    pub const FILE: &[&str] = &["models", "prediction_routes", "monitors"];
+    pub const FILE: &[&str] = &["models", "monitors"];
     pub const NONE: &[&str] = &[];
 }
 
@@ -43,13 +92,17 @@ pub struct RawFile {
     /// The features that one model reads.
     #[schemars(default)]
     pub feature_services: Listed<RawFeatureService>,
+    /// What callers ask for predictions by.
+    #[schemars(default)]
+    pub prediction_routes: Listed<RawPredictionRoute>,
     /// Some part could not be read, so that a name which is not here may be defined there.
     #[schemars(skip)]
     pub incomplete: bool,
 }
 
 impl RawFile {
-    const KEYS: [&str; 5] = ["entities", "sources", "feature_views", "on_demand_feature_views", "feature_services"];
+    const KEYS: [&str; 6] =
+        ["entities", "sources", "feature_views", "on_demand_feature_views", "feature_services", "prediction_routes"];
 
     /// Adds one YAML document, reporting what is wrong with it.
     pub fn add_document(&mut self, document: &Node, reporter: &mut Reporter<'_>) {
@@ -63,7 +116,8 @@ impl RawFile {
             & self.sources.add("sources", &fields, reporter)
             & self.feature_views.add("feature_views", &fields, reporter)
             & self.on_demand_feature_views.add("on_demand_feature_views", &fields, reporter)
-            & self.feature_services.add("feature_services", &fields, reporter);
+            & self.feature_services.add("feature_services", &fields, reporter)
+            & self.prediction_routes.add("prediction_routes", &fields, reporter);
         self.incomplete |= !readable;
     }
 }
@@ -121,53 +175,6 @@ impl<T: JsonSchema> JsonSchema for Listed<T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         <Vec<T>>::json_schema(generator)
     }
-}
-
-/// A definition, which has a name.
-pub trait Named {
-    fn name(&self) -> &Text;
-}
-
-/// A [`record!`] with what every definition has.
-macro_rules! definition {
-    (
-        $(#[$meta:meta])*
-        pub struct $record:ident as $what:literal, later $later:expr => {
-            $($(#[$field_meta:meta])* pub $field:ident: $field_type:ty,)*
-        }
-    ) => {
-        record! {
-            $(#[$meta])*
-            pub struct $record as $what, later $later => {
-                /// Letters, digits and `_`, without `__`; unique among its kind.
-                pub name: Text,
-                $($(#[$field_meta])* pub $field: $field_type,)*
-                /// For people: what it is.
-                pub description: Option<String>,
-                /// For people: whom to ask.
-                pub owner: Option<String>,
-                /// For people and tools: names and values.
-                pub tags: Option<Entries<String>>,
-            }
-        }
-
-        impl Named for $record {
-            fn name(&self) -> &Text {
-                &self.name
-            }
-        }
-
-        impl $record {
-            pub fn documentation(&self) -> Documentation {
-                let tags = self.tags.iter().flat_map(|tags| &tags.0);
-                Documentation {
-                    description: self.description.clone(),
-                    owner: self.owner.clone(),
-                    tags: tags.map(|(name, value)| (name.value.clone(), value.clone())).collect(),
-                }
-            }
-        }
-    };
 }
 
 definition! {

@@ -324,7 +324,10 @@ fn the_json_schema_names_the_keys_that_the_parser_knows() {
     let schema = json_schema();
     let keys =
         |schema: &serde_json::Value| schema["properties"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&schema), ["entities", "sources", "feature_views", "on_demand_feature_views", "feature_services"]);
+    assert_eq!(
+        keys(&schema),
+        ["entities", "sources", "feature_views", "on_demand_feature_views", "feature_services", "prediction_routes"]
+    );
     assert_eq!(schema["additionalProperties"], false);
     let entity = &schema["$defs"]["RawEntity"];
     assert_eq!(keys(entity), ["name", "join_keys", "description", "owner", "tags"]);

@@ -3,14 +3,15 @@
 //! Rows are only ever added. Each commit carries, as a Delta application transaction, the position in the log that
 //! its rows reach up to: what was committed already is told from what was not, however often it is tried.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{Expr, SessionConfig, SessionContext};
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake::kernel::{Action, Add, LogicalFileView, MetadataExt, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -36,6 +37,8 @@ pub enum EventKind {
     Accepted,
     /// What was not: when it came in, why it was refused, its bytes.
     DeadLetters,
+    /// What was predicted of what.
+    Predictions,
 }
 
 impl fmt::Display for EventKind {
@@ -43,6 +46,7 @@ impl fmt::Display for EventKind {
         f.write_str(match self {
             EventKind::Accepted => "event table",
             EventKind::DeadLetters => "dead-letter table",
+            EventKind::Predictions => "prediction log",
         })
     }
 }
@@ -52,6 +56,7 @@ impl EventKind {
         match self {
             EventKind::Accepted => "sources",
             EventKind::DeadLetters => "dead_letters",
+            EventKind::Predictions => "predictions",
         }
     }
 }
@@ -73,6 +78,21 @@ pub struct Reach {
     pub position: u64,
     /// The next offset of each partition of a topic that they come from.
     pub topics: BTreeMap<(String, i32), i64>,
+}
+
+/// A message of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowPlace {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// The messages that rows come from; none where they are pushed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    pub topic: String,
+    /// One a row, or empty.
+    pub rows: Vec<RowPlace>,
 }
 
 /// What an append did.
@@ -125,6 +145,36 @@ impl EventTable {
         let log_store = self.table.log_store();
         let application = topic_application(topic, partition);
         snapshot.transaction_version(log_store.as_ref(), &application).await.map_err(failed)
+    }
+
+    /// The offsets of partitions that rows reach, or those that this version reaches where it is farther.
+    async fn farthest(
+        &self,
+        topics: &BTreeMap<(String, i32), i64>,
+    ) -> Result<BTreeMap<(String, i32), i64>, OfflineStoreError> {
+        let mut farthest = topics.clone();
+        for ((topic, partition), offset) in &mut farthest {
+            *offset = self.next_offset(topic, *partition).await?.map_or(*offset, |known| known.max(*offset));
+        }
+        Ok(farthest)
+    }
+
+    /// The rows whose messages this version does not hold. Whoever read them: a partition's messages are added in
+    /// their order, so it holds those before its next offset.
+    async fn not_there(&self, rows: &RecordBatch, places: &Places) -> Result<RecordBatch, OfflineStoreError> {
+        let mut held: HashMap<i32, i64> = HashMap::new();
+        for place in &places.rows {
+            if let Entry::Vacant(partition) = held.entry(place.partition) {
+                partition.insert(self.next_offset(&places.topic, place.partition).await?.unwrap_or(0));
+            }
+        }
+        let is_new = |place: &RowPlace| place.offset >= held[&place.partition];
+        if places.rows.iter().all(is_new) {
+            return Ok(rows.clone());
+        }
+        let is_new: BooleanArray = places.rows.iter().map(|place| Some(is_new(place))).collect();
+        let new = arrow::compute::filter_record_batch(rows, &is_new);
+        new.map_err(|error| self.failed("written", error.into()))
     }
 
     /// Columns of the table.
@@ -197,7 +247,8 @@ impl OfflineStore {
         Ok(tables)
     }
 
-    /// Adds rows in one commit; nothing where those that reach as far are there already.
+    /// Adds rows in one commit; nothing where those that reach as far are there already, and no row whose message
+    /// another process has brought.
     ///
     /// # Errors
     /// A table that cannot be written; it is as it was.
@@ -206,20 +257,28 @@ impl OfflineStore {
         kind: EventKind,
         name: &SourceName,
         rows: &RecordBatch,
+        places: &Places,
         reach: &Reach,
     ) -> Result<Appended, OfflineStoreError> {
         let mut table = self.event_table_or_create(kind, name, &rows.schema()).await?;
-        let mut adds: Option<Vec<Add>> = None;
+        let mut written: Option<(usize, Vec<Add>)> = None;
         for _ in 0..COMMIT_TRIES_MAX {
             if table.position(&reach.log).await?.is_some_and(|known| known >= reach.position) {
                 return Ok(Appended { table_version: table.version, is_new: false });
             }
             let failed = |source| table.failed("written", source);
-            let files = match &adds {
-                Some(files) => files,
-                None => adds.insert(write(&table.table, rows).await.map_err(failed)?),
+            let reach = Reach { topics: table.farthest(&reach.topics).await?, ..reach.clone() };
+            let rows = &table.not_there(rows, places).await?;
+            if rows.num_rows() == 0 {
+                return Ok(Appended { table_version: table.version, is_new: false });
+            }
+            let files = match written.take_if(|(count, _)| *count == rows.num_rows()) {
+                Some((_, files)) => files,
+                None => write(&table.table, rows).await.map_err(failed)?,
             };
-            match commit_append(&table, rows, files, reach).await {
+            let committed = commit_append(&table, rows, &files, &reach).await;
+            written = Some((rows.num_rows(), files));
+            match committed {
                 Ok(table_version) => return Ok(Appended { table_version, is_new: true }),
                 Err(error) if is_conflict(&error) => {
                     table = self.event_table_or_create(kind, name, &rows.schema()).await?;
@@ -228,6 +287,22 @@ impl OfflineStore {
             }
         }
         Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
+    }
+
+    /// Deletes the rows that meet a condition. Gives how many there were.
+    ///
+    /// # Errors
+    /// A table that cannot be read or written, or to which somebody else commits meanwhile; it is as it was.
+    pub async fn delete_events(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        condition: Expr,
+    ) -> Result<usize, OfflineStoreError> {
+        let Some(table) = self.event_table(kind, name).await? else { return Ok(0) };
+        let deleted = table.table.clone().delete().with_predicate(condition).await;
+        let (_, metrics) = deleted.map_err(|source| table.failed("cleaned", source))?;
+        Ok(metrics.num_deleted_rows.unwrap_or_default())
     }
 
     /// Brings small files together once there are many, in a commit that changes no row. Gives how many there were.

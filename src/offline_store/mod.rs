@@ -24,7 +24,7 @@ use url::Url;
 use crate::definition::{FeatureViewName, SourceName};
 use crate::error::ErrorKind;
 
-pub use events::{Appended, EventKind, EventTable, Reach, event_providers};
+pub use events::{Appended, EventKind, EventTable, Places, Reach, RowPlace, event_providers};
 pub use optimize::Optimized;
 pub use replace::{PAGE_ROWS_MAX, Replaced, Replacement};
 pub use table::{Changed, CommittedRange, DerivedFrom, TableState, ViewTable};

@@ -23,6 +23,7 @@ pub fn plan(base: Option<&RegistryVersion>, definitions: Definitions) -> Plan {
     comparison.feature_views();
     comparison.on_demand_feature_views();
     comparison.feature_services();
+    comparison.prediction_routes();
     let Comparison { changes, identities, .. } = comparison;
     let base_version = base.map_or(0, |base| base.version);
     Plan { base_version, definitions, changes, identities, breaking_allowed: false }
@@ -128,6 +129,21 @@ impl Comparison<'_> {
                     vec![BreakingReason { service: old.name.clone(), change: BreakingChange::ServiceRemoved }];
                 let change = Change::new(Action::Removed, DefinitionKind::FeatureService, &old.name);
                 self.push(Change { breaking, ..change });
+            }
+        }
+    }
+
+    fn prediction_routes(&mut self) {
+        let kind = DefinitionKind::PredictionRoute;
+        for route in &self.definitions.prediction_routes {
+            match self.base.prediction_route(route.name.as_str()) {
+                None => self.push(Change::new(Action::Added, kind, &route.name)),
+                Some(old) => self.push_changed(kind, &route.name, diff::route_details(old, route)),
+            }
+        }
+        for old in &self.base.prediction_routes {
+            if self.definitions.prediction_route(old.name.as_str()).is_none() {
+                self.push(Change::new(Action::Removed, kind, &old.name));
             }
         }
     }

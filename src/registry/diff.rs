@@ -1,6 +1,7 @@
 //! Differences between two definitions of one name, in words, and what they mean for stored rows.
 
 mod aggregations;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use crate::definition::{
     OnDemandFeatureView, Source, SourceName, Stream, ValueType, ViewInput,
 };
 use crate::time::format_duration;
+
+pub(super) use routes::route_details;
 
 /// What a change of a feature view does to its stored rows; the greater includes the lesser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

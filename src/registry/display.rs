@@ -23,6 +23,7 @@ impl fmt::Display for DefinitionKind {
             DefinitionKind::FeatureView => "feature view",
             DefinitionKind::OnDemandFeatureView => "on-demand feature view",
             DefinitionKind::FeatureService => "feature service",
+            DefinitionKind::PredictionRoute => "prediction route",
         })
     }
 }

@@ -16,11 +16,11 @@ use super::error::RegistryError;
 #[derive(Debug)]
 pub(super) struct Location {
     pub store: Arc<dyn ObjectStore>,
-    prefix: Path,
+    pub prefix: Path,
     /// The location as messages show it.
-    text: String,
+    pub text: String,
     /// Set for local folders, where new files are flushed to the disk before they appear.
-    folder: Option<PathBuf>,
+    pub folder: Option<PathBuf>,
 }
 
 const VERSIONS: &str = "versions";

@@ -13,6 +13,7 @@ mod compare;
 mod diff;
 mod display;
 mod error;
+mod folder;
 mod identity;
 mod location;
 mod plan;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use compare::plan;
 pub use error::RegistryError;
+pub use folder::RegistryFolder;
 pub use plan::{Action, Change, Cost, DefinitionKind, Plan};
 pub use signature::{BreakingChange, BreakingReason, OutputColumn, ServiceSignature, service_signature};
 pub use store::Registry;

@@ -49,6 +49,7 @@ pub enum DefinitionKind {
     FeatureView,
     OnDemandFeatureView,
     FeatureService,
+    PredictionRoute,
 }
 
 /// What a change asks of the stores.

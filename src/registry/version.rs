@@ -11,7 +11,7 @@ use crate::time::EventTimestamp;
 
 /// Format of version files. Raise it with every change that an older reader would misunderstand,
 /// a new key of a definition that changes answers included.
-const FORMAT_VERSION: u64 = 3;
+const FORMAT_VERSION: u64 = 4;
 
 /// The definitions as they were applied at one moment, and the identity of what their feature views store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -383,6 +383,9 @@ impl<'a> Reader<'a> {
             {
                 frame = frame.filter(filter)?;
             }
+            if let Some(filter) = self.useful_keys(view, spine) {
+                frame = frame.filter(filter)?;
+            }
             let files = self.files(position).await?;
             views.push(self.view_spec(position, spine, frame.schema().as_arrow(), has_created_timestamp, files));
             inputs.push(frame.into_unoptimized_plan());
@@ -483,6 +486,17 @@ impl<'a> Reader<'a> {
             }
             _ => Some(useful),
         }
+    }
+
+    /// Rows of a view that a stream feeds that may be of asked keys: they come by way of plans, which leave out the
+    /// files and pages whose statistics say that they have none. Operators that read files look for keys themselves.
+    pub(super) fn useful_keys(&self, view: &ResolvedView, spine: &Spine) -> Option<Expr> {
+        view.streamed.as_ref()?;
+        let asked = |(key, column): &(Field, String)| {
+            let position = self.resolved.join_keys.iter().position(|known| known.name == *column)?;
+            Some(spine.key_values[position].as_ref()?.filter(&key.name))
+        };
+        view.join_keys.iter().filter_map(asked).reduce(Expr::and)
     }
 
     fn tables(&self) -> Vec<TableVersion> {

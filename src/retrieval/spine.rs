@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray};
-use arrow::compute::{concat_batches, max, min};
+use arrow::compute::{SortOptions, concat_batches, max, min, sort_to_indices};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::ScalarValue;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::prelude::{DataFrame, Expr, ident};
+use datafusion::prelude::{DataFrame, Expr, ident, lit};
 
 use super::RetrievalError;
 use super::answer::RequestColumns;
@@ -30,6 +31,44 @@ pub(super) struct Spine {
     pub keys: Vec<usize>,
     /// The first and the last asked time, as far as they are known; None: there is none.
     pub bounds: Option<(EventTimestamp, EventTimestamp)>,
+    /// What is known of each key's values; None: nothing.
+    pub key_values: Vec<Option<KeyValues>>,
+}
+
+/// Values that hold all of a spine's keys.
+#[derive(Debug, Clone)]
+pub(super) enum KeyValues {
+    Few(Vec<ScalarValue>),
+    Between(ScalarValue, ScalarValue),
+}
+
+/// Rows of a spine whose keys are looked at one by one.
+const FEW_KEYS: usize = 20;
+
+impl KeyValues {
+    /// None: all are null, or cannot be compared.
+    fn of(keys: &ArrayRef) -> Option<Self> {
+        if keys.len() <= FEW_KEYS {
+            let values = (0..keys.len()).map(|row| ScalarValue::try_from_array(keys, row).ok());
+            let mut values: Vec<ScalarValue> = values.collect::<Option<_>>()?;
+            values.retain(|value| !value.is_null());
+            return (!values.is_empty()).then_some(KeyValues::Few(values));
+        }
+        let first = |descending: bool| {
+            let order = SortOptions { descending, nulls_first: false };
+            let first = sort_to_indices(keys, Some(order), Some(1)).ok()?;
+            ScalarValue::try_from_array(keys, first.value(0) as usize).ok().filter(|value| !value.is_null())
+        };
+        Some(KeyValues::Between(first(false)?, first(true)?))
+    }
+
+    /// Whether a column may be one of the keys.
+    pub fn filter(&self, column: &str) -> Expr {
+        match self {
+            KeyValues::Few(values) => ident(column).in_list(values.iter().cloned().map(lit).collect(), false),
+            KeyValues::Between(least, greatest) => ident(column).between(lit(least.clone()), lit(greatest.clone())),
+        }
+    }
 }
 
 /// Rows of a spine, in one partition: a plan that read them otherwise would be free to change their order.
@@ -96,7 +135,9 @@ impl Reader<'_> {
             arrays.push(array);
         };
         hide(EVENT_TIMESTAMP, Arc::new(times));
+        let mut key_values = Vec::new();
         for key in &self.resolved.join_keys {
+            key_values.push(KeyValues::of(columns.typed(&key.name)));
             hide(&key.name, Arc::clone(columns.typed(&key.name)));
         }
         let options = RecordBatchOptions::new().with_row_count(Some(columns.rows()));
@@ -107,6 +148,7 @@ impl Reader<'_> {
             time: carried,
             keys: (carried + 1..=carried + self.resolved.join_keys.len()).collect(),
             bounds: bounds.map(|(first, last)| (EventTimestamp::from_micros(first), EventTimestamp::from_micros(last))),
+            key_values,
         })
     }
 
@@ -147,6 +189,7 @@ impl Reader<'_> {
             time: keys.len(),
             keys: (0..keys.len()).collect(),
             bounds: as_of.map(|instant| (instant, instant)).or(in_range),
+            key_values: vec![None; keys.len()],
         })
     }
 

@@ -159,6 +159,11 @@ impl Reader<'_> {
         if let Some(filter) = visible(&specs, spine.bounds) {
             frame = frame.filter(filter)?;
         }
+        if let [only] = together
+            && let Some(filter) = self.useful_keys(&self.resolved.views[*only], spine)
+        {
+            frame = frame.filter(filter)?;
+        }
         let names: Vec<Expr> =
             needed.iter().map(|column| ident(frame.schema().field(*column).name().as_str())).collect();
         Ok((specs, frame.select(names)?))

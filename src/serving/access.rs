@@ -86,6 +86,9 @@ impl Access {
         let Some(caller) = tokens.caller(token) else {
             return Err(Status::unauthenticated("the token is not known here; it may be revoked"));
         };
+        if caller.is_scoped() && call.is_some_and(|call| call.is_of_all_views) {
+            return Err(Status::permission_denied("the token is for some views, and models may read any"));
+        }
         if caller.may(needs) {
             return Ok(caller.clone());
         }

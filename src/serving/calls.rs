@@ -22,21 +22,28 @@ pub struct Call {
     pub is_bounded: bool,
     /// Whether it is over within the time of a request; else it goes on as long as there is something to send.
     pub is_timed: bool,
+    /// Whether it is for callers that may use every view alone: what it answers is not told apart by view.
+    pub is_of_all_views: bool,
 }
 
 /// A request with one answer.
 const fn request(name: &'static str, needs: Needs) -> Call {
-    Call { name, needs, is_bounded: true, is_timed: true }
+    Call { name, needs, is_bounded: true, is_timed: true, is_of_all_views: false }
 }
 
 /// Messages that come and go.
 const fn stream(name: &'static str, needs: Needs) -> Call {
-    Call { name, needs, is_bounded: true, is_timed: false }
+    Call { name, needs, is_bounded: true, is_timed: false, is_of_all_views: false }
 }
 
 /// What is answered always, and takes the time it takes.
 const fn always(name: &'static str, needs: Needs) -> Call {
-    Call { name, needs, is_bounded: false, is_timed: false }
+    Call { name, needs, is_bounded: false, is_timed: false, is_of_all_views: false }
+}
+
+/// Of predictions and their models.
+const fn of_models(call: Call) -> Call {
+    Call { is_of_all_views: true, ..call }
 }
 
 pub const CALLS: &[Call] = &[
@@ -49,6 +56,19 @@ pub const CALLS: &[Call] = &[
     always("asof.v1.Admin/FlushStreams", Needs::Admin),
     always("asof.v1.Admin/RebuildOnline", Needs::Admin),
     always("asof.v1.Admin/Checkpoint", Needs::Admin),
+    of_models(request("asof.v1.Prediction/Predict", Needs::Writer)),
+    of_models(stream("asof.v1.Prediction/BatchPredict", Needs::Reader)),
+    of_models(stream("asof.v1.Prediction/RegisterModel", Needs::Admin)),
+    of_models(request("asof.v1.Prediction/ListModels", Needs::Reader)),
+    of_models(request("asof.v1.Prediction/SetModelAlias", Needs::Admin)),
+    of_models(request("asof.v1.Prediction/RetireModel", Needs::Admin)),
+    always("asof.v1.Prediction/FlushPredictions", Needs::Admin),
+    always("inference.GRPCInferenceService/ServerLive", Needs::Nothing),
+    always("inference.GRPCInferenceService/ServerReady", Needs::Nothing),
+    of_models(request("inference.GRPCInferenceService/ModelReady", Needs::Reader)),
+    of_models(request("inference.GRPCInferenceService/ServerMetadata", Needs::Reader)),
+    of_models(request("inference.GRPCInferenceService/ModelMetadata", Needs::Reader)),
+    of_models(request("inference.GRPCInferenceService/ModelInfer", Needs::Writer)),
     always("grpc.health.v1.Health/Check", Needs::Nothing),
     always("grpc.health.v1.Health/Watch", Needs::Nothing),
     always("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Reader),
@@ -57,6 +77,17 @@ pub const CALLS: &[Call] = &[
     request("POST /v1/push", Needs::Writer),
     request("POST /get-online-features", Needs::Reader),
     request("POST /push", Needs::Writer),
+    of_models(request("POST /predict", Needs::Writer)),
+    of_models(request("POST /invocations", Needs::Writer)),
+    of_models(request("GET /v2", Needs::Reader)),
+    always("GET /v2/health/live", Needs::Nothing),
+    always("GET /v2/health/ready", Needs::Nothing),
+    of_models(request("GET /v2/models/{name}", Needs::Reader)),
+    of_models(request("GET /v2/models/{name}/ready", Needs::Reader)),
+    of_models(request("POST /v2/models/{name}/infer", Needs::Writer)),
+    of_models(request("GET /v2/models/{name}/versions/{version}", Needs::Reader)),
+    of_models(request("GET /v2/models/{name}/versions/{version}/ready", Needs::Reader)),
+    of_models(request("POST /v2/models/{name}/versions/{version}/infer", Needs::Writer)),
     always("GET /openapi.json", Needs::Reader),
     always("GET /health", Needs::Nothing),
     always("GET /ready", Needs::Nothing),

@@ -10,7 +10,7 @@ use crate::stream_ingestion::IngestionError;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long after a failure streams are opened again.
-const STREAMS_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const STREAMS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Takes over the newest version of the registry, if it is not the one in use, and deletes what it removed.
 ///

@@ -53,6 +53,7 @@ pub(super) fn router(
     stopped: watch::Receiver<bool>,
 ) -> Router {
     Router::new()
+        .merge(super::prediction::router(Arc::clone(&service.state)))
         .route("/v1/get-online-features", post(get_online_features))
         .route("/v1/push", post(push))
         .route("/get-online-features", post(http_feast::get_online_features))

@@ -28,6 +28,7 @@ mod ipc;
 pub mod json;
 mod listen;
 mod packed;
+pub mod prediction;
 mod push;
 mod record;
 mod server;

@@ -30,7 +30,7 @@ use super::pb::feature_store_server::FeatureStoreServer;
 use super::record::Recorder;
 use super::state::ServerState;
 use super::tokens::{TokenError, random_token};
-use super::{follow, http, http_server, pb};
+use super::{follow, http, http_server, pb, prediction};
 use crate::error::ErrorKind;
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::settings::resolve;
@@ -176,6 +176,7 @@ impl Server {
         });
         let background = [
             tokio::spawn(follow::follow(Arc::clone(&state))),
+            prediction::start_following(&state).await,
             tokio::spawn(access.clone().follow()),
             tokio::spawn(keep_up(metrics.clone())),
         ];
@@ -225,6 +226,7 @@ impl Server {
             () = ended => tracing::warn!("requests under way are cut off: they take longer than {END_PATIENCE:?}"),
         }
         background.iter().for_each(tokio::task::JoinHandle::abort);
+        state.prediction.close().await;
         Ok(())
     }
 }
@@ -278,6 +280,7 @@ async fn grpc_routes(service: FeatureStoreService, stopped: watch::Receiver<bool
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let admin = AdminServer::new(AdminService { state: Arc::clone(&service.state) });
+    let (prediction, inference) = prediction::grpc_services(&service.state);
     let message_bytes_max = service.state.settings.server.limits.request_bytes;
     let online = OnlineService { feature_store: service.clone(), message_bytes_max };
     let feature_store = FeatureStoreServer::new(service)
@@ -291,6 +294,8 @@ async fn grpc_routes(service: FeatureStoreService, stopped: watch::Receiver<bool
         // Older clients know the service by this version only.
         .add_service(reflection().build_v1alpha()?)
         .add_service(admin)
+        .add_service(prediction)
+        .add_service(inference)
         .add_service(feature_store);
     let router = std::mem::take(routes.axum_router_mut());
     *routes.axum_router_mut() = router.route_service(GET_ONLINE_FEATURES, online);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use super::prediction::PredictionState;
 use crate::definition::{FeatureView, FeatureViewName};
 use crate::engine::Engine;
 use crate::materialization::{MaterializationError, SyncedView, forget_position, sync_view};
@@ -24,6 +25,7 @@ pub struct ServerState {
     pub registry: Registry,
     pub offline_store: OfflineStore,
     pub online: OnlineRetrieval,
+    pub prediction: PredictionState,
     pub batch: BatchRetrieval,
     pub engine: Engine,
     /// Whether requests may say what time it is.
@@ -56,6 +58,7 @@ impl ServerState {
         allow_request_time: bool,
         workers: tokio::runtime::Handle,
         stream_log: PathBuf,
+        prediction: PredictionState,
     ) -> Self {
         let OnlineStoreSettings::Rocksdb { history, .. } = settings.online_store;
         let batch = BatchRetrieval { offline_store: offline_store.clone(), engine: engine.clone(), project };
@@ -65,6 +68,7 @@ impl ServerState {
             offline_store,
             online: OnlineRetrieval { store: online_store, clock, history },
             batch,
+            prediction,
             engine,
             allow_request_time,
             is_replica: false,
@@ -125,7 +129,7 @@ impl ServerState {
     pub(super) fn streams_are_behind(&self, registry: &RegistryVersion) -> bool {
         match self.ingestion() {
             _ if self.is_replica => false,
-            Some(ingestion) => ingestion.registry_version() != Some(registry.version),
+            Some(ingestion) => ingestion.registry_version() != Some(registry.version) || self.topics.are_behind(),
             None => registry.definitions.sources.iter().any(|source| source.stream.is_some()),
         }
     }

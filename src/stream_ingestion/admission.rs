@@ -14,6 +14,7 @@ use super::IngestionError;
 use super::rows::{EventSchema, ReadRows, Refused};
 use crate::arrow_types::UTC;
 use crate::definition::{Source, SourceName, ValueType};
+use crate::offline_store::RowPlace;
 use crate::online_store::{KeyEncoder, OnlineStore, OnlineStoreError, ViewId};
 use crate::time::{EventTimestamp, duration_micros};
 
@@ -55,6 +56,8 @@ impl PushSummary {
 pub struct Admitted {
     /// Those that count, with when they came in.
     pub accepted: Option<RecordBatch>,
+    /// The message of each of them; empty where rows are pushed.
+    pub accepted_places: Vec<RowPlace>,
     pub dead_letters: Option<RecordBatch>,
     pub summary: PushSummary,
     /// What [`Admission::revoke`] takes back.
@@ -191,9 +194,14 @@ impl Admission {
         summary.dead_letters = refused.len() as u64;
         summary.reasons =
             refused.iter().take(REASONS_MAX).map(|refused| (refused.row as u64, refused.reason.clone())).collect();
+        let place = |row: usize| {
+            let place = places?.get(read.places[row])?;
+            Some(RowPlace { partition: place.partition, offset: place.offset })
+        };
+        let accepted_places = (0..rows).filter(|row| taken[*row]).filter_map(place).collect();
         let accepted = (summary.accepted > 0).then(|| self.accepted_rows(&read.rows, taken, now)).transpose()?;
         let dead_letters = (!refused.is_empty()).then(|| dead_letters(&refused, now, places));
-        Ok(Admitted { accepted, dead_letters, summary, ids: new_ids, watermark: self.watermark })
+        Ok(Admitted { accepted, accepted_places, dead_letters, summary, ids: new_ids, watermark: self.watermark })
     }
 
     fn accepted_rows(

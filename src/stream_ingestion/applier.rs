@@ -31,8 +31,9 @@ use crate::time::{Clock, EventTimestamp};
 const APPLIED_NOTE: &str = "stream/applied";
 /// How long readers may still read a side that another one has replaced.
 const REPLACED_SIDE_PATIENCE: Duration = Duration::from_secs(10);
-/// Ids that are looked at in one go for those whose time has passed.
-const SWEEP_IDS: usize = 10_000;
+/// Ids that are looked at in one go for those whose time has passed, at least; else twice as many as came meanwhile,
+/// so that there are never more than twice those whose time has not.
+const SWEEP_IDS_MIN: usize = 2_000;
 
 /// What ingestion works with.
 #[derive(Debug, Clone)]
@@ -82,6 +83,8 @@ pub struct Applier {
     pub(super) replaced: Vec<(std::time::Instant, ViewId)>,
     /// Where the search for ids whose time has passed goes on.
     pub(super) sweep_after: HashMap<SourceName, Vec<u8>>,
+    /// Ids that came since the last search.
+    ids_added: usize,
 }
 
 impl Applier {
@@ -109,6 +112,7 @@ impl Applier {
             pinned,
             replaced: Vec::new(),
             sweep_after: HashMap::new(),
+            ids_added: 0,
         })
     }
 
@@ -239,6 +243,7 @@ impl Applier {
         self.stores.online.write_stream(&changes)?;
         fail_point("online.written");
         self.sides.values_mut().flatten().for_each(ViewSide::written);
+        self.ids_added += changes.event_ids.len();
         self.notes.extend(notes);
         self.applied = last;
         let now = self.stores.clock.now();
@@ -262,11 +267,12 @@ impl Applier {
 
     fn sweep_ids(&mut self) -> Result<(), IngestionError> {
         let now = self.stores.clock.now();
+        let limit = SWEEP_IDS_MIN.max(std::mem::take(&mut self.ids_added) * 2);
         for (source, admission) in &self.admissions {
             let Some(prefix) = admission.id_prefix() else { continue };
             let after = self.sweep_after.remove(source);
-            let ids = self.stores.online.scan_event_ids(prefix, after.as_deref(), SWEEP_IDS)?;
-            let last = ids.last().filter(|_| ids.len() == SWEEP_IDS);
+            let ids = self.stores.online.scan_event_ids(prefix, after.as_deref(), limit)?;
+            let last = ids.last().filter(|_| ids.len() == limit);
             self.sweep_after.extend(last.map(|(id, _)| (source.clone(), id.to_vec())));
             let forgotten = admission.forgotten_before(now);
             let passed = ids.into_iter().filter(|(_, received_at)| *received_at <= forgotten);

@@ -23,7 +23,7 @@ const ARCHIVE_BYTES: usize = 32 << 20;
 /// Rows that are applied in one step.
 const APPLY_ROWS: usize = 64 * 1024;
 /// How often what is past is forgotten.
-const TIDY_INTERVAL: Duration = Duration::from_secs(5);
+const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the applier is told.
 pub enum ToApplier {

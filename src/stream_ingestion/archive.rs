@@ -11,7 +11,7 @@ use super::IngestionError;
 use super::fail_point::fail_point;
 use super::log::Logged;
 use crate::definition::SourceName;
-use crate::offline_store::{EventKind, OfflineStore, Reach};
+use crate::offline_store::{EventKind, OfflineStore, Places, Reach};
 
 /// Commits of one table between which its small files are looked at.
 const COMMITS_BETWEEN_COMPACTIONS: u64 = 16;
@@ -67,7 +67,7 @@ impl Archive {
     pub async fn write(&self, store: &OfflineStore, log: &str) -> Result<(), IngestionError> {
         let mut tables = self.writing.lock().await;
         let records = self.waiting().records.clone();
-        for ForTable { table, rows, reach } in by_table(&records, log)? {
+        for ForTable { table, rows, places, reach } in by_table(&records, log)? {
             let state = tables.entry(table.clone()).or_default();
             if !state.is_certain {
                 // What an earlier attempt wrote, whose end is not known, does not wait any more.
@@ -87,7 +87,7 @@ impl Archive {
             state.is_certain = false;
             if let Some(rows) = rows {
                 fail_point("archive.begun");
-                store.append_events(table.1, &table.0, &rows, &reach).await?;
+                store.append_events(table.1, &table.0, &rows, &places, &reach).await?;
                 fail_point("archive.committed");
                 state.commits += 1;
             }
@@ -140,15 +140,17 @@ struct ForTable {
     table: Table,
     /// None: only positions moved.
     rows: Option<RecordBatch>,
+    places: Places,
     reach: Reach,
 }
 
-/// The rows for each table, and how far they reach; records of an older schema come before those of a newer one, in
-/// commits of their own.
+/// The rows for each table, and how far they reach; records of an older schema, or of another topic, come before those
+/// of a newer one, in commits of their own.
 fn by_table(records: &[Logged], log: &str) -> Result<Vec<ForTable>, IngestionError> {
     struct Group<'a> {
         table: Table,
         rows: Vec<&'a RecordBatch>,
+        places: Places,
         reach: Reach,
     }
     let mut groups: Vec<Group<'_>> = Vec::new();
@@ -156,22 +158,30 @@ fn by_table(records: &[Logged], log: &str) -> Result<Vec<ForTable>, IngestionErr
         let table = (record.source.clone(), record.kind);
         // The last group of the table: an earlier one has another schema.
         let known = groups.iter().rposition(|group| group.table == table);
-        let known = known.filter(|known| groups[*known].rows[0].schema() == record.rows.schema());
+        let topic = record.positions.first().map(|position| position.topic.clone());
+        let topic = topic.filter(|_| !record.places.is_empty()).unwrap_or_default();
+        let is_same = |group: &Group<'_>| {
+            group.rows[0].schema() == record.rows.schema()
+                && (record.rows.num_rows() == 0 || group.places.topic == topic)
+        };
+        let known = known.filter(|known| is_same(&groups[*known]));
         let position = known.unwrap_or_else(|| {
             let reach = Reach { log: log.to_owned(), position: 0, topics: BTreeMap::new() };
-            groups.push(Group { table, rows: Vec::new(), reach });
+            let places = Places { topic, rows: Vec::new() };
+            groups.push(Group { table, rows: Vec::new(), places, reach });
             groups.len() - 1
         });
         let group = &mut groups[position];
         group.rows.push(&record.rows);
+        group.places.rows.extend_from_slice(&record.places);
         group.reach.position = *sequence;
         let topics = record.positions.iter();
         group.reach.topics.extend(topics.map(|p| ((p.topic.clone(), p.partition), p.next_offset)));
     }
     let failed = |error: arrow::error::ArrowError| IngestionError::Encode { problem: error.to_string() };
-    let whole = |Group { table, rows, reach }: Group<'_>| {
+    let whole = |Group { table, rows, places, reach }: Group<'_>| {
         let rows = concat_batches(&rows[0].schema(), rows).map_err(failed)?;
-        Ok(ForTable { table, rows: (rows.num_rows() > 0).then_some(rows), reach })
+        Ok(ForTable { table, rows: (rows.num_rows() > 0).then_some(rows), places, reach })
     };
     groups.into_iter().map(whole).collect()
 }

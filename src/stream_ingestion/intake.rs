@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{Array, BinaryArray, BooleanArray, RecordBatch};
 use metrics::{counter, gauge};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
@@ -15,18 +15,17 @@ use super::applier::position_note;
 use super::door::SourceDoor;
 use super::engine::{Ingestion, lock};
 use super::record::{Record, TopicPosition};
-use super::rows::{ReadRows, Refused, UnknownKeys};
+use super::rows::{ReadRows, Refused, UnknownKeys, message_bytes};
 use super::view_plan::ViewPlan;
 use super::writer::{Append, ToLog};
 use crate::definition::{SourceName, StreamInput};
 use crate::metrics::{STREAM_ROWS_TOTAL, STREAM_WATERMARK_SECONDS};
 use crate::offline_store::EventKind;
-use crate::text_files::parse_object;
 
 /// Bytes of events that may wait to be in both stores; what comes on top is refused.
 const PENDING_BYTES_MAX: usize = 256 << 20;
 /// Bytes that may wait to be applied; pushes wait for room. It bounds what a start after a kill has to apply.
-const UNAPPLIED_BYTES_MAX: usize = 16 << 20;
+const UNAPPLIED_BYTES_MAX: usize = 8 << 20;
 /// How long a push waits for room before it is refused.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -51,11 +50,11 @@ pub enum PushedRows {
     Json(Vec<String>),
     Objects(Vec<Map<String, Value>>),
     /// The values of messages, a JSON object each.
-    Messages(Vec<Option<Vec<u8>>>),
+    Messages(BinaryArray),
     /// Objects read from the values of messages, or what is wrong with these.
     Decoded {
         rows: Vec<Result<Map<String, Value>, String>>,
-        raw: Vec<Option<Vec<u8>>>,
+        raw: BinaryArray,
     },
 }
 
@@ -80,17 +79,9 @@ impl PushedRows {
             PushedRows::Batch(batch) => as_json(batch, row),
             PushedRows::Json(texts) => texts[row].as_bytes().to_vec(),
             PushedRows::Objects(objects) => Value::Object(objects[row].clone()).to_string().into_bytes(),
-            PushedRows::Messages(values) | PushedRows::Decoded { raw: values, .. } => {
-                values[row].clone().unwrap_or_default()
-            }
+            PushedRows::Messages(values) | PushedRows::Decoded { raw: values, .. } => message_bytes(values, row),
         }
     }
-}
-
-/// The object that a message's value is.
-fn message_object(value: Option<&[u8]>) -> Result<Map<String, Value>, String> {
-    let value = value.ok_or("the message has no value")?;
-    parse_object(std::str::from_utf8(value).map_err(|_| "not UTF-8")?)
 }
 
 impl Ingestion {
@@ -191,9 +182,7 @@ impl Ingestion {
             }
             PushedRows::Json(texts) => schema.read_json(texts, unknown),
             PushedRows::Objects(objects) => schema.read_objects(objects.iter().cloned().map(Ok), unknown, &raw),
-            PushedRows::Messages(values) => {
-                schema.read_objects(values.iter().map(|value| message_object(value.as_deref())), unknown, &raw)
-            }
+            PushedRows::Messages(values) => schema.read_messages(values, unknown),
             PushedRows::Decoded { rows, .. } => schema.read_objects(rows.iter().cloned(), unknown, &raw),
         };
         let now = self.stores.clock.now();
@@ -205,31 +194,29 @@ impl Ingestion {
         }
         let read = self.pass_checks(&door.checks, read, &raw);
         let admitted = door.admission.admit(self.stores.online.as_ref(), read, now, &raw, places)?;
-        let Admitted { accepted, dead_letters, summary, ids, watermark } = admitted;
+        let Admitted { accepted, accepted_places, dead_letters, summary, ids, watermark } = admitted;
         let name = door.admission.schema.source.clone();
         count(&name, &summary, watermark);
         door.duplicates += summary.duplicates;
         door.late += summary.late;
         door.ignored += summary.ignored;
-        // The last record tells how far topics are read: before it, nothing of them is.
-        let records = [(EventKind::DeadLetters, dead_letters), (EventKind::Accepted, accepted)];
-        let mut records: Vec<Record> = records
-            .into_iter()
-            .filter_map(|(kind, rows)| {
-                Some(Record { source: name.clone(), kind, received_at: now, positions: Vec::new(), rows: rows? })
-            })
-            .collect();
+        let record = |kind, rows, places| Record {
+            source: name.clone(),
+            kind,
+            received_at: now,
+            positions: Vec::new(),
+            places,
+            rows,
+        };
+        let mut records = Vec::new();
+        records.extend(dead_letters.map(|rows| record(EventKind::DeadLetters, rows, Vec::new())));
+        records.extend(accepted.map(|rows| record(EventKind::Accepted, rows, accepted_places)));
         if records.is_empty() && !positions.is_empty() {
             // Nothing of them counts, and they are read all the same.
-            let rows = RecordBatch::new_empty(door.admission.accepted_schema());
-            records.push(Record {
-                source: name.clone(),
-                kind: EventKind::Accepted,
-                received_at: now,
-                positions: Vec::new(),
-                rows,
-            });
+            let nothing = RecordBatch::new_empty(door.admission.accepted_schema());
+            records.push(record(EventKind::Accepted, nothing, Vec::new()));
         }
+        // The last record tells how far topics are read: before it, nothing of them is.
         if let Some(last) = records.last_mut() {
             last.positions = positions.to_vec();
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arrow::array::{BinaryArray, BinaryBuilder};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -45,6 +46,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Topics {
     readers: Mutex<HashMap<SourceName, Reader>>,
+    /// Whether some topic that was asked for is not read.
+    is_behind: AtomicBool,
 }
 
 struct Reader {
@@ -63,7 +66,7 @@ impl Topics {
     /// Reads the topics of this version of the registry from now on, and no others.
     ///
     /// # Errors
-    /// A schema that cannot be read, settings that librdkafka refuses: topics before it are read.
+    /// A schema that cannot be read, settings that librdkafka refuses: the other topics are read.
     pub fn follow(
         &self,
         ingestion: &Arc<Ingestion>,
@@ -83,6 +86,7 @@ impl Topics {
         let gone: Vec<SourceName> =
             readers.iter().filter(|(name, reader)| is_gone(name, reader)).map(|(name, _)| name.clone()).collect();
         gone.iter().filter_map(|name| readers.remove(name)).for_each(Reader::stop);
+        let mut failed = None;
         for (name, topic) in wanted {
             if readers.contains_key(&name) {
                 continue;
@@ -90,9 +94,18 @@ impl Topics {
             let source = registry.definitions.source(name.as_str());
             let Some(source) = source else { continue };
             let group = topic.group.clone().unwrap_or_else(|| format!("asof-{project_name}"));
-            readers.insert(name, Reader::start(ingestion, source, topic, &group, project, workers)?);
+            match Reader::start(ingestion, source, topic, &group, project, workers) {
+                Ok(reader) => drop(readers.insert(name, reader)),
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(())
+        self.is_behind.store(failed.is_some(), Ordering::SeqCst);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether some topic could not be opened, and has to be tried again.
+    pub fn are_behind(&self) -> bool {
+        self.is_behind.load(Ordering::SeqCst)
     }
 
     /// Reads no more; what is read is handed over.
@@ -172,7 +185,7 @@ struct Positions {
     source: SourceName,
     workers: Handle,
     /// The next offset of each partition that was read here.
-    next: Mutex<HashMap<(String, i32), i64>>,
+    next: Mutex<HashMap<i32, i64>>,
 }
 
 impl ClientContext for Positions {}
@@ -223,7 +236,7 @@ impl Positions {
             if let Err(error) = assigned.add_partition_offset(topic, partition, offset) {
                 tracing::warn!(source = %self.source, %error, partition, "a partition cannot be taken over");
             }
-            lock(&self.next).extend(known.map(|known| ((topic.to_owned(), partition), known)));
+            lock(&self.next).extend(known.map(|known| (partition, known)));
         }
         assigned
     }
@@ -232,7 +245,7 @@ impl Positions {
 /// Messages that are taken together.
 #[derive(Default)]
 struct Batch {
-    values: Vec<Option<Vec<u8>>>,
+    values: BinaryBuilder,
     places: Vec<MessagePlace>,
     next: HashMap<i32, i64>,
     bytes: usize,
@@ -260,7 +273,7 @@ impl Reading {
             }
             let batch = self.read();
             let Some(ingestion) = self.ingestion.upgrade() else { return };
-            let is_idle = batch.values.is_empty();
+            let is_idle = batch.places.is_empty();
             if !is_idle && !self.hand_over(&ingestion, batch, &mut settling) {
                 return;
             }
@@ -309,8 +322,8 @@ impl Reading {
         let fresh = self.consumer.context().with_offsets(&fresh);
         // Those that are read already go on where they are.
         let next = lock(&self.consumer.context().next).clone();
-        for ((topic, partition), offset) in next.iter().filter(|((_, partition), _)| !new.contains(partition)) {
-            let _ = assigned.set_partition_offset(topic, *partition, Offset::Offset(*offset));
+        for (partition, offset) in next.iter().filter(|(partition, _)| !new.contains(partition)) {
+            let _ = assigned.set_partition_offset(&self.topic, *partition, Offset::Offset(*offset));
         }
         for element in fresh.elements() {
             let _ = assigned.add_partition_offset(element.topic(), element.partition(), element.offset());
@@ -327,7 +340,7 @@ impl Reading {
     fn read(&self) -> Batch {
         let mut batch = Batch::default();
         let mut until = Instant::now() + POLL;
-        while batch.values.len() < BATCH_MESSAGES && batch.bytes < BATCH_BYTES {
+        while batch.places.len() < BATCH_MESSAGES && batch.bytes < BATCH_BYTES {
             let now = Instant::now();
             if now >= until || self.stop.load(Ordering::SeqCst) {
                 break;
@@ -336,18 +349,18 @@ impl Reading {
                 Some(Ok(message)) => {
                     let (partition, offset) = (message.partition(), message.offset());
                     let mut next = lock(&self.consumer.context().next);
-                    let expected = next.entry((self.topic.to_string(), partition)).or_insert(offset);
+                    let expected = next.entry(partition).or_insert(offset);
                     if offset < *expected {
                         // Delivered twice.
                         continue;
                     }
                     *expected = offset + 1;
                     batch.next.insert(partition, offset + 1);
-                    if batch.values.is_empty() {
+                    if batch.places.is_empty() {
                         until = now + BATCH_WAIT;
                     }
                     batch.bytes += message.payload_len();
-                    batch.values.push(message.payload().map(<[u8]>::to_vec));
+                    batch.values.append_option(message.payload());
                     batch.places.push(MessagePlace { topic: Arc::clone(&self.topic), partition, offset });
                 }
                 Some(Err(error)) => tracing::warn!(source = %self.source, %error, "a topic cannot be read"),
@@ -361,7 +374,7 @@ impl Reading {
     fn hand_over(
         &self,
         ingestion: &Arc<Ingestion>,
-        batch: Batch,
+        mut batch: Batch,
         settling: &mut VecDeque<(PendingPush, HashMap<i32, i64>)>,
     ) -> bool {
         let positions: Vec<TopicPosition> = batch
@@ -373,8 +386,9 @@ impl Reading {
                 next_offset: *next,
             })
             .collect();
+        let values = batch.values.finish();
         loop {
-            let rows = self.rows(&batch);
+            let rows = self.rows(&values);
             match ingestion.begin_messages(&self.source, rows, &batch.places, &positions) {
                 Ok(pending) => {
                     settling.push_back((pending, batch.next));
@@ -394,12 +408,12 @@ impl Reading {
         }
     }
 
-    fn rows(&self, batch: &Batch) -> PushedRows {
+    fn rows(&self, values: &BinaryArray) -> PushedRows {
         match &self.format {
-            Format::Json => PushedRows::Messages(batch.values.clone()),
+            Format::Json => PushedRows::Messages(values.clone()),
             Format::Avro(schema) => PushedRows::Decoded {
-                rows: batch.values.iter().map(|value| schema.decode_value(value.as_deref())).collect(),
-                raw: batch.values.clone(),
+                rows: values.iter().map(|value| schema.decode_value(value)).collect(),
+                raw: values.clone(),
             },
         }
     }

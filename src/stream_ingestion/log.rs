@@ -114,6 +114,27 @@ impl Log {
     /// Nothing is written then. The log may be used on, unless the file cannot even be cut back: then nothing that is
     /// written after it would be read, so that every later call fails, too.
     pub fn append(&mut self, bodies: &[Vec<u8>]) -> io::Result<u64> {
+        self.append_as(bodies, true)
+    }
+
+    /// As [`Self::append`], for records that survive a crash of the process, and after [`Self::sync`] one of the
+    /// machine.
+    ///
+    /// # Errors
+    /// As of [`Self::append`].
+    pub fn write(&mut self, bodies: &[Vec<u8>]) -> io::Result<u64> {
+        self.append_as(bodies, false)
+    }
+
+    /// Returns once all that was written survives a crash of the machine.
+    ///
+    /// # Errors
+    /// A disk that fails; what was written is not known to be there.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn append_as(&mut self, bodies: &[Vec<u8>], is_synced: bool) -> io::Result<u64> {
         if self.is_broken {
             return Err(io::Error::other("an earlier failure could not be repaired; restart the process"));
         }
@@ -131,7 +152,7 @@ impl Log {
         }
         let written = self.file.write_all(&bytes).and_then(|()| {
             fail_point("log.written");
-            self.file.sync_data()
+            if is_synced { self.file.sync_data() } else { Ok(()) }
         });
         if let Err(error) = written {
             // What was written of them must not be taken for records, nor anything that follows it be lost.
@@ -185,6 +206,17 @@ impl Log {
 /// # Errors
 /// A file that cannot be read, or holds what is no record.
 pub fn read_records(folder: &Path, after: u64, mut each: impl FnMut(Logged) -> io::Result<()>) -> io::Result<()> {
+    read_bodies(folder, after, |sequence, body| {
+        let record = Record::decode(body).ok_or_else(|| damaged(sequence))?;
+        each(Logged { sequence, record, bytes: body.len() + HEADER_LEN })
+    })
+}
+
+/// As [`read_records`], with the bytes of each.
+///
+/// # Errors
+/// Those of a file, and of `each`.
+pub fn read_bodies(folder: &Path, after: u64, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let segments = segments(folder)?;
     for (position, first) in segments.iter().enumerate() {
         if segments.get(position + 1).is_some_and(|next| *next <= after + 1) {
@@ -195,8 +227,7 @@ pub fn read_records(folder: &Path, after: u64, mut each: impl FnMut(Logged) -> i
             if sequence <= after {
                 return Ok(());
             }
-            let record = Record::decode(body).ok_or_else(|| damaged(sequence))?;
-            each(Logged { sequence, record, bytes: body.len() + HEADER_LEN })
+            each(sequence, body)
         })?;
         let is_last = position + 1 == segments.len();
         if !is_last && scanned.length != std::fs::metadata(&path)?.len() {
@@ -336,6 +367,7 @@ mod tests {
             kind: EventKind::Accepted,
             received_at: EventTimestamp::from_micros(number),
             positions: Vec::new(),
+            places: Vec::new(),
             rows: RecordBatch::try_from_iter([("n", column)]).unwrap(),
         };
         record.encode().unwrap()

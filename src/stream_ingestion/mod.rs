@@ -39,5 +39,5 @@ pub use engine::{Ingestion, SourceStatus};
 pub use error::IngestionError;
 pub use intake::{Acknowledge, PendingPush, PushedRows};
 pub use kafka::Topics;
-pub use log::has_records;
+pub use log::{Log, has_records, read_bodies};
 pub use rows::EventSchema;

@@ -3,6 +3,7 @@
 //! ```text
 //! body = kind (u8) | received at (i64) | length of the source's name (u16), name
 //!      | number of positions (u16), each: length (u16), topic, partition (i32), next offset (i64)
+//!      | where the kind says so, number of places (u32), each: partition (i32), offset (i64)
 //!      | rows as an Arrow IPC stream of one batch
 //! ```
 //!
@@ -16,7 +17,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 
 use crate::definition::SourceName;
-use crate::offline_store::EventKind;
+use crate::offline_store::{EventKind, RowPlace};
 use crate::time::EventTimestamp;
 
 /// Rows of one source that stand or fall together.
@@ -27,6 +28,8 @@ pub struct Record {
     pub received_at: EventTimestamp,
     /// How far the topics that the rows come from are read.
     pub positions: Vec<TopicPosition>,
+    /// The message of each accepted row, all of one topic; empty where rows are pushed.
+    pub places: Vec<RowPlace>,
     pub rows: RecordBatch,
 }
 
@@ -38,14 +41,19 @@ pub struct TopicPosition {
     pub next_offset: i64,
 }
 
+/// Marks a kind whose rows have places.
+const HAS_PLACES: u8 = 2;
+
 impl Record {
     /// # Errors
     /// Rows that Arrow IPC cannot hold.
     pub fn encode(&self) -> Result<Vec<u8>, ArrowError> {
-        let mut body = vec![match self.kind {
+        let kind = match self.kind {
             EventKind::Accepted => 0,
             EventKind::DeadLetters => 1,
-        }];
+            EventKind::Predictions => 2,
+        };
+        let mut body = vec![if self.places.is_empty() { kind } else { kind | HAS_PLACES }];
         body.extend_from_slice(&self.received_at.micros().to_le_bytes());
         put_text(self.source.as_str(), &mut body);
         body.extend_from_slice(&u16::try_from(self.positions.len()).unwrap_or(u16::MAX).to_le_bytes());
@@ -53,6 +61,13 @@ impl Record {
             put_text(&position.topic, &mut body);
             body.extend_from_slice(&position.partition.to_le_bytes());
             body.extend_from_slice(&position.next_offset.to_le_bytes());
+        }
+        if !self.places.is_empty() {
+            body.extend_from_slice(&u32::try_from(self.places.len()).unwrap_or(u32::MAX).to_le_bytes());
+            for place in &self.places {
+                body.extend_from_slice(&place.partition.to_le_bytes());
+                body.extend_from_slice(&place.offset.to_le_bytes());
+            }
         }
         let mut writer = StreamWriter::try_new(body, &self.rows.schema())?;
         writer.write(&self.rows)?;
@@ -62,10 +77,11 @@ impl Record {
     /// None: the bytes are no record.
     pub fn decode(body: &[u8]) -> Option<Self> {
         let mut rest = body;
-        let [kind] = take(&mut rest)?;
-        let kind = match kind {
+        let [byte] = take(&mut rest)?;
+        let kind = match byte & !HAS_PLACES {
             0 => EventKind::Accepted,
             1 => EventKind::DeadLetters,
+            2 => EventKind::Predictions,
             _ => return None,
         };
         let received_at = EventTimestamp::from_micros(i64::from_le_bytes(take(&mut rest)?));
@@ -77,9 +93,16 @@ impl Record {
             Some(TopicPosition { topic, partition, next_offset: i64::from_le_bytes(take(rest)?) })
         };
         let positions = (0..count).map(|_| position(&mut rest)).collect::<Option<_>>()?;
+        let count = if byte & HAS_PLACES == 0 { 0 } else { u32::from_le_bytes(take(&mut rest)?) };
+        let place = |rest: &mut &[u8]| {
+            let partition = i32::from_le_bytes(take(rest)?);
+            Some(RowPlace { partition, offset: i64::from_le_bytes(take(rest)?) })
+        };
+        let places: Vec<RowPlace> = (0..count).map(|_| place(&mut rest)).collect::<Option<_>>()?;
         let mut rows = StreamReader::try_new(Cursor::new(rest), None).ok()?;
         let rows = rows.next()?.ok()?;
-        Some(Record { source, kind, received_at, positions, rows })
+        let fits = places.is_empty() || places.len() == rows.num_rows();
+        fits.then_some(Record { source, kind, received_at, positions, places, rows })
     }
 }
 
@@ -119,14 +142,22 @@ mod tests {
             kind: EventKind::DeadLetters,
             received_at: EventTimestamp::from_micros(-5),
             positions: vec![TopicPosition { topic: "t".to_owned(), partition: 3, next_offset: 1 << 40 }],
+            places: Vec::new(),
             rows: RecordBatch::try_from_iter(columns).unwrap(),
         };
+        let places = [7, 1 << 40].map(|offset| RowPlace { partition: 3, offset }).to_vec();
+        check(&record);
+        check(&Record { kind: EventKind::Accepted, places, ..record });
+    }
+
+    fn check(record: &Record) {
         let bytes = record.encode().unwrap();
         let decoded = Record::decode(&bytes).unwrap();
         assert_eq!((&decoded.rows, &decoded.positions), (&record.rows, &record.positions));
+        assert_eq!(decoded.places, record.places);
         assert_eq!(
-            (decoded.source, decoded.kind, decoded.received_at),
-            (record.source, record.kind, record.received_at)
+            (&decoded.source, decoded.kind, decoded.received_at),
+            (&record.source, record.kind, record.received_at)
         );
         for end in 0..bytes.len().min(60) {
             assert!(Record::decode(&bytes[..end]).is_none());

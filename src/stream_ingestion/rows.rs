@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::{Map, Value};
 
@@ -11,7 +11,7 @@ use super::IngestionError;
 use crate::arrow_types::{arrow_field, arrow_type};
 use crate::compile::adapt_values;
 use crate::definition::{Field, Source, SourceName, nearest};
-use crate::text_files::{json_values, parse_object};
+use crate::text_files::{BadObject, json_values, parse_values};
 
 /// What becomes of keys that the source does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,9 @@ pub struct ReadRows {
     pub places: Vec<usize>,
     pub refused: Vec<Refused>,
 }
+
+/// The values of an event by the position of their columns; what was not sent is None.
+type Row = Vec<Option<Value>>;
 
 /// The columns of a source's events.
 #[derive(Debug, Clone)]
@@ -115,8 +118,14 @@ impl EventSchema {
 
     /// Rows of JSON objects; a key that is not there is null.
     pub fn read_json(&self, texts: &[impl AsRef<str>], unknown: UnknownKeys) -> ReadRows {
-        let objects = texts.iter().map(|text| parse_object(text.as_ref()));
-        self.read_objects(objects, unknown, &|row| texts[row].as_ref().as_bytes().to_vec())
+        let rows = texts.iter().map(|text| self.parse(text.as_ref().as_bytes(), unknown));
+        self.read_rows(rows, &|row| texts[row].as_ref().as_bytes().to_vec())
+    }
+
+    /// As [`Self::read_json`], of the values of messages.
+    pub fn read_messages(&self, values: &BinaryArray, unknown: UnknownKeys) -> ReadRows {
+        let rows = values.iter().map(|value| self.parse(value.ok_or("the message has no value")?, unknown));
+        self.read_rows(rows, &|row| message_bytes(values, row))
     }
 
     /// As [`Self::read_json`], of objects that are read already; `raw` tells a row as it was sent.
@@ -126,29 +135,33 @@ impl EventSchema {
         unknown: UnknownKeys,
         raw: &dyn Fn(usize) -> Vec<u8>,
     ) -> ReadRows {
+        self.read_rows(sent.map(|object| object.and_then(|object| self.known_keys(object, unknown))), raw)
+    }
+
+    fn read_rows(&self, sent: impl Iterator<Item = Result<Row, String>>, raw: &dyn Fn(usize) -> Vec<u8>) -> ReadRows {
         let mut refused = Vec::new();
-        let (mut objects, mut places) = (Vec::new(), Vec::new());
-        for (row, object) in sent.enumerate() {
-            match object.and_then(|object| self.known_keys(object, unknown)) {
-                Ok(object) => {
-                    objects.push(object);
-                    places.push(row);
+        let (mut rows, mut places) = (Vec::new(), Vec::new());
+        for (place, row) in sent.enumerate() {
+            match row {
+                Ok(row) => {
+                    rows.push(row);
+                    places.push(place);
                 }
-                Err(reason) => refused.push(Refused { row, reason, raw: raw(row) }),
+                Err(reason) => refused.push(Refused { row: place, reason, raw: raw(place) }),
             }
         }
-        if let Ok(rows) = self.columns_of(&objects) {
+        if let Ok(rows) = self.columns_of(&rows) {
             return ReadRows { rows, places, refused };
         }
         // Some value cannot be read: each row by itself tells which.
         let (mut good, mut good_places) = (Vec::new(), Vec::new());
-        for (object, row) in objects.into_iter().zip(places) {
-            match self.columns_of(std::slice::from_ref(&object)) {
+        for (row, place) in rows.into_iter().zip(places) {
+            match self.columns_of(std::slice::from_ref(&row)) {
                 Ok(_) => {
-                    good.push(object);
-                    good_places.push(row);
+                    good.push(row);
+                    good_places.push(place);
                 }
-                Err(reason) => refused.push(Refused { row, reason, raw: raw(row) }),
+                Err(reason) => refused.push(Refused { row: place, reason, raw: raw(place) }),
             }
         }
         refused.sort_by_key(|refused| refused.row);
@@ -156,14 +169,24 @@ impl EventSchema {
         ReadRows { rows, places: good_places, refused }
     }
 
+    fn parse(&self, text: &[u8], unknown: UnknownKeys) -> Result<Row, String> {
+        let place = |key: &str| match (self.names.get(key), unknown) {
+            (Some(position), _) => Ok(Some(*position)),
+            (None, UnknownKeys::Ignore) => Ok(None),
+            (None, UnknownKeys::Refuse) => Err(self.unknown_column(key).to_string()),
+        };
+        parse_values(text, self.columns.len(), &place).map_err(|bad| match bad {
+            BadObject::Text(problem) => problem,
+            BadObject::Twice(column) => self.sent_twice(column),
+        })
+    }
+
     /// The object's values by the names used here.
-    fn known_keys(&self, object: Map<String, Value>, unknown: UnknownKeys) -> Result<Vec<Option<Value>>, String> {
-        let mut values: Vec<Option<Value>> = vec![None; self.columns.len()];
+    fn known_keys(&self, object: Map<String, Value>, unknown: UnknownKeys) -> Result<Row, String> {
+        let mut values: Row = vec![None; self.columns.len()];
         for (key, value) in object {
             match self.names.get(&key) {
-                Some(position) if values[*position].is_some() => {
-                    return Err(format!("column `{}` is sent twice", self.columns[*position].name));
-                }
+                Some(position) if values[*position].is_some() => return Err(self.sent_twice(*position)),
                 Some(position) => values[*position] = Some(value),
                 None if unknown == UnknownKeys::Ignore => {}
                 None => return Err(self.unknown_column(&key).to_string()),
@@ -172,9 +195,13 @@ impl EventSchema {
         Ok(values)
     }
 
+    fn sent_twice(&self, column: usize) -> String {
+        format!("column `{}` is sent twice", self.columns[column].name)
+    }
+
     /// # Errors
     /// What is wrong with the first value that cannot be read.
-    fn columns_of(&self, rows: &[Vec<Option<Value>>]) -> Result<RecordBatch, String> {
+    fn columns_of(&self, rows: &[Row]) -> Result<RecordBatch, String> {
         let array = |(position, column): (usize, &Field)| {
             let values: Vec<Option<&Value>> = rows.iter().map(|row| row[position].as_ref()).collect();
             let read = json_values(&column.name, &values, &arrow_type(&column.value_type));
@@ -201,4 +228,9 @@ impl EventSchema {
     fn name_of_sender(&self, column: &str) -> String {
         self.rename.iter().find(|(_, ours)| *ours == column).map_or(column, |(theirs, _)| theirs).to_owned()
     }
+}
+
+/// What a message holds; of one without value, nothing.
+pub fn message_bytes(values: &BinaryArray, row: usize) -> Vec<u8> {
+    if values.is_valid(row) { values.value(row).to_vec() } else { Vec::new() }
 }

@@ -4,10 +4,12 @@
 //! the new events added, which is exact in any order and grouping; there is one writer, so that none is lost.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::IngestionError;
 use super::view_plan::ViewPlan;
@@ -19,8 +21,8 @@ use crate::online_store::{
 use crate::tile::{Column, Partial, values};
 use crate::time::EventTimestamp;
 
-/// Encoded bytes of the tiles that a view keeps at hand.
-const CACHE_BYTES_MAX: usize = 32 << 20;
+/// Bytes of the tiles that a view asked for of late, about. As many of those before them are kept.
+const YOUNG_BYTES_MAX: usize = 32 << 20;
 
 pub struct ViewSide {
     pub view: FeatureView,
@@ -41,12 +43,39 @@ impl std::fmt::Debug for ViewSide {
     }
 }
 
-/// Tiles by key, as they are in the store.
+/// Tiles by key, as they are in the store: those asked for of late, and those before them, which go first.
 #[derive(Default)]
 struct TileCache {
-    tiles: HashMap<Vec<u8>, Vec<Partial>>,
+    young: HashMap<Vec<u8>, HeldTile, KeyHash>,
+    old: HashMap<Vec<u8>, HeldTile, KeyHash>,
+    /// Of the young ones.
     bytes: usize,
 }
+
+struct HeldTile {
+    partials: Vec<Partial>,
+    /// What it takes in memory, at least what it takes encoded.
+    bytes: usize,
+}
+
+type KeyHash = BuildHasherDefault<KeyHasher>;
+
+/// Keys are bytes, many and short, and of our own making.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What is added to tiles, by key and start.
+type AddedTiles<'k> = HashMap<(&'k [u8], i64), Vec<Partial>, KeyHash>;
 
 /// What describes a side's values: another description, another side.
 pub fn describe(
@@ -183,7 +212,7 @@ impl ViewSide {
         for level in 1..=layout.widths.len() {
             self.merge_tiles(level as u8, &added, &layout, store, changes)?;
             let Some(width) = layout.widths.get(level) else { break };
-            let mut wider: HashMap<(&[u8], i64), Vec<Partial>> = HashMap::new();
+            let mut wider = AddedTiles::default();
             for ((key, start), partials) in added {
                 match wider.entry((key, tile_start(start, *width))) {
                     std::collections::hash_map::Entry::Occupied(mut sum) => {
@@ -203,7 +232,7 @@ impl ViewSide {
     fn merge_tiles(
         &mut self,
         level: u8,
-        added: &HashMap<(&[u8], i64), Vec<Partial>>,
+        added: &AddedTiles<'_>,
         layout: &TileLayout,
         store: &dyn OnlineStore,
         changes: &mut StreamChanges,
@@ -214,25 +243,26 @@ impl ViewSide {
             version_key(&prefix, EventTimestamp::from_micros(*start), None, &mut key);
             key
         };
-        let keyed: Vec<(Vec<u8>, &Vec<Partial>)> =
+        let mut keyed: Vec<(Vec<u8>, &Vec<Partial>)> =
             added.iter().map(|(at, partials)| (tile_key(at), partials)).collect();
-        let unknown = keyed.iter().map(|(key, _)| key).filter(|key| !self.tiles.tiles.contains_key(*key));
-        let mut unknown: Vec<Vec<u8>> = unknown.cloned().collect();
-        unknown.sort_unstable();
+        keyed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let unknown: Vec<Vec<u8>> =
+            keyed.iter().filter(|(key, _)| !self.tiles.keep(key)).map(|(key, _)| key.clone()).collect();
         let stored = store.get(&unknown)?;
         for (key, value) in unknown.into_iter().zip(stored) {
             let tile = match value {
                 Some(value) => layout.decode_tile(self.version, &value)?,
                 None => None,
             };
-            self.tiles.tiles.insert(key, tile.unwrap_or_else(|| layout.empty_tile()));
+            self.tiles.insert(key, tile.unwrap_or_else(|| layout.empty_tile()));
         }
         for (key, partials) in keyed {
-            let Some(tile) = self.tiles.tiles.get_mut(&key) else { continue };
-            tile.iter_mut().zip(partials).for_each(|(sum, partial)| sum.merge(partial));
-            let mut value = Vec::new();
-            layout.encode_tile(self.version, tile, &mut value);
-            self.tiles.bytes += value.len();
+            let Some(tile) = self.tiles.young.get_mut(&key) else { continue };
+            tile.partials.iter_mut().zip(partials).for_each(|(sum, partial)| sum.merge(partial));
+            let mut value = Vec::with_capacity(tile.bytes);
+            layout.encode_tile(self.version, &tile.partials, &mut value);
+            self.tiles.bytes += value.len().saturating_sub(tile.bytes);
+            tile.bytes = tile.bytes.max(value.len());
             changes.puts.push((key, value));
         }
         Ok(())
@@ -240,10 +270,27 @@ impl ViewSide {
 }
 
 impl TileCache {
-    /// What is held is counted each time that it is written, so that what is written often goes no later than the rest.
+    /// Whether a tile is held; it then stays longer than those that nobody asks for.
+    fn keep(&mut self, key: &[u8]) -> bool {
+        if self.young.contains_key(key) {
+            return true;
+        }
+        let Some((key, tile)) = self.old.remove_entry(key) else { return false };
+        self.bytes += key.len() + tile.bytes;
+        self.young.insert(key, tile);
+        true
+    }
+
+    fn insert(&mut self, key: Vec<u8>, partials: Vec<Partial>) {
+        let tile = HeldTile { bytes: partials.len() * size_of::<Partial>(), partials };
+        self.bytes += key.len() + tile.bytes;
+        self.young.insert(key, tile);
+    }
+
     fn make_room(&mut self) {
-        if self.bytes > CACHE_BYTES_MAX {
-            *self = TileCache::default();
+        if self.bytes > YOUNG_BYTES_MAX {
+            self.old = std::mem::take(&mut self.young);
+            self.bytes = 0;
         }
     }
 }
@@ -254,8 +301,8 @@ fn narrowest_tiles<'k>(
     prefixes: &'k EncodedKeys,
     instants: Instants<'_>,
     columns: &[Column],
-) -> HashMap<(&'k [u8], i64), Vec<Partial>> {
-    let mut tiles: HashMap<(&[u8], i64), Vec<Partial>> = HashMap::new();
+) -> AddedTiles<'k> {
+    let mut tiles = AddedTiles::default();
     let Some(width) = layout.widths.first() else { return tiles };
     for row in 0..prefixes.len() {
         let Some(key) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };

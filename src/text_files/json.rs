@@ -11,7 +11,7 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type, Int32Type, Int64Type};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::cells::{EXACT_MAX, parse_cells, parse_date};
@@ -52,16 +52,96 @@ impl<'de> Deserialize<'de> for UniqueObject {
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
-    serde_json::from_str::<UniqueObject>(text).map(|object| object.0).map_err(|error| {
-        let message = error.to_string();
-        // The text is one line.
-        let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem);
-        match error.classify() {
-            serde_json::error::Category::Data if problem.starts_with("invalid type") => "not a JSON object".to_owned(),
-            serde_json::error::Category::Data => problem.to_owned(),
-            _ => format!("not JSON: {problem}, at character {}", error.column()),
+    serde_json::from_str::<UniqueObject>(text).map(|object| object.0).map_err(|error| problem_of(&error))
+}
+
+fn problem_of(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    // The text is one line.
+    let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem);
+    match error.classify() {
+        serde_json::error::Category::Data if problem.starts_with("invalid type") => "not a JSON object".to_owned(),
+        serde_json::error::Category::Data => problem.to_owned(),
+        _ => format!("not JSON: {problem}, at character {}", error.column()),
+    }
+}
+
+/// The values of the object that a text is, by the place of their keys; what is not there is None.
+///
+/// `places` of them; `place` tells that of a key, None for one that is passed over, or why there must be none such.
+/// Unlike [`parse_object`] it keeps no keys.
+///
+/// # Errors
+/// A text that is no object, a key that `place` refuses, or two keys of one place.
+pub fn parse_values(
+    text: &[u8],
+    places: usize,
+    place: &dyn Fn(&str) -> Result<Option<usize>, String>,
+) -> Result<Vec<Option<Value>>, BadObject> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let values = deserializer.deserialize_map(Values { places, place });
+    let values = values.and_then(|values| deserializer.end().map(|()| values));
+    values.map_err(|error| BadObject::Text(problem_of(&error)))?.map_err(BadObject::Twice)
+}
+
+/// Why a text gives no values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadObject {
+    /// What is wrong with it.
+    Text(String),
+    /// The place that two of its keys have.
+    Twice(usize),
+}
+
+struct Values<'a> {
+    places: usize,
+    place: &'a dyn Fn(&str) -> Result<Option<usize>, String>,
+}
+
+impl<'de> Visitor<'de> for Values<'_> {
+    type Value = Result<Vec<Option<Value>>, usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut values = vec![None; self.places];
+        let mut twice = None;
+        while let Some(place) = entries.next_key_seed(Key(self.place))? {
+            match place {
+                Some(place) if values[place].is_some() => {
+                    entries.next_value::<IgnoredAny>()?;
+                    twice = twice.or(Some(place));
+                }
+                Some(place) => values[place] = Some(entries.next_value()?),
+                None => drop(entries.next_value::<IgnoredAny>()?),
+            }
         }
-    })
+        Ok(twice.map_or(Ok(values), Err))
+    }
+}
+
+struct Key<'a>(&'a dyn Fn(&str) -> Result<Option<usize>, String>);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
+        (self.0)(key).map_err(E::custom)
+    }
 }
 
 /// A value that is not of the type that is read.
@@ -393,5 +473,31 @@ mod tests {
         assert_eq!(parse_object("[1]"), Err("not a JSON object".to_owned()));
         assert_eq!(parse_object("{\"k\": 1").map_err(|problem| problem[..9].to_owned()), Err("not JSON:".to_owned()));
         assert_eq!(parse_object("{\"k\": 1}").unwrap()["k"], 1);
+    }
+
+    #[test]
+    fn values_stand_where_their_keys_have_their_place() {
+        let place = |key: &str| match key {
+            "a" | "theirs" => Ok(Some(0)),
+            "b" => Ok(Some(1)),
+            "bad" => Err("no `bad`".to_owned()),
+            _ => Ok(None),
+        };
+        let parse = |text: &str| parse_values(text.as_bytes(), 2, &place);
+        let wrong = |problem: &str| Err(BadObject::Text(problem.to_owned()));
+        assert_eq!(
+            parse("{\"b\": 9007199254740993, \"x\": {\"a\": [1]}}"),
+            Ok(vec![None, Some(json!(9_007_199_254_740_993_i64))])
+        );
+        assert_eq!(parse(" {\"\\u0061\": \"\\u00fc\"} "), Ok(vec![Some(json!("ü")), None]));
+        assert_eq!(parse("{\"theirs\": null, \"a\": 1}"), Err(BadObject::Twice(0)));
+        assert_eq!(parse("{\"bad\": 1}"), wrong("no `bad`"));
+        assert_eq!(parse("[1]"), wrong("not a JSON object"));
+        assert_eq!(parse("5"), wrong("not a JSON object"));
+        for text in ["", "{", "{\"a\": 1} 2", "{\"a\": \"\u{7}\"}", "{\"a\": 01}", "{a: 1}"] {
+            let problem = parse(text).unwrap_err();
+            assert!(matches!(&problem, BadObject::Text(text) if text.starts_with("not JSON: ")), "{text}: {problem:?}");
+        }
+        assert!(parse_values(b"{\"a\": \"\xff\"}", 2, &place).is_err());
     }
 }

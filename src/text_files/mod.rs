@@ -28,7 +28,7 @@ use crate::arrow_types::type_name;
 
 pub use cells::{CellKinds, parse_cells};
 pub use csv::{Cell, Records};
-pub use json::{UniqueObject, float64, parse_object};
+pub use json::{BadObject, UniqueObject, float64, parse_object, parse_values};
 pub use survey::{Column, DeclaredTypes, csv_array, json_values};
 pub use table::TextTable;
 pub use write::{JsonForms, write_csv, write_csv_header};

@@ -11,15 +11,15 @@ use crate::server::TestServer;
 use crate::streams::{DEFINITIONS, answers, event, project, same};
 use crate::support::run_json;
 
-const TOPIC: &str = "taps";
-const PARTITIONS: i32 = 3;
+pub const TOPIC: &str = "taps";
+pub const PARTITIONS: i32 = 3;
 
 fn definitions(brokers: &str) -> String {
     let stream = format!("{{type: kafka, brokers: \"{brokers}\", topic: {TOPIC}, format: json}}");
     DEFINITIONS.replace("{type: push}", &stream)
 }
 
-fn produce(producer: &BaseProducer, numbers: std::ops::Range<i64>) {
+pub fn produce(producer: &BaseProducer, numbers: std::ops::Range<i64>) {
     for number in numbers {
         let mut event = event(number);
         event["not_ours"] = json!({"ignored": true});
@@ -29,7 +29,7 @@ fn produce(producer: &BaseProducer, numbers: std::ops::Range<i64>) {
         producer.send(record).unwrap();
         producer.poll(Duration::ZERO);
     }
-    producer.flush(Duration::from_secs(10)).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
 }
 
 fn stream_of(server: &TestServer) -> Value {
@@ -39,7 +39,7 @@ fn stream_of(server: &TestServer) -> Value {
     json!({"metrics": metrics})
 }
 
-fn wait_for(folder: &std::path::Path, accepted: u64) {
+pub fn wait_for(folder: &std::path::Path, accepted: u64) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let status = run_json(folder, &["status"]);

@@ -32,7 +32,7 @@ impl TestServer {
         Self::of(spawn_server(folder, flags, environment))
     }
 
-    /// A server that is starting, with its standard output piped.
+    /// The server that a process is, whose standard output nobody reads yet.
     pub fn of(mut process: Child) -> Option<Self> {
         let mut text = String::new();
         for line in BufReader::new(process.stdout.take().unwrap()).lines() {
@@ -48,6 +48,21 @@ impl TestServer {
         };
         let text = |name: &str| address[name].as_str().unwrap().to_owned();
         Some(TestServer { grpc: text("grpc"), http: text("http"), process })
+    }
+
+    /// CPU time of the process, user and system.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        // In hundredths, as Linux tells them to programs.
+        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+    }
+
+    /// Memory that the process has.
+    pub fn resident_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
     pub fn has_ended(&mut self) -> bool {

@@ -8,6 +8,7 @@ mod aggregations;
 mod catalog;
 mod fields;
 mod on_demand;
+mod routes;
 mod services;
 mod sources;
 mod streams;
@@ -48,7 +49,12 @@ pub(super) fn validate(raw: RawFile, reporter: &mut Reporter<'_>) -> Definitions
     feature_services.add_all(&raw.feature_services, reporter, |raw, reporter| {
         Some(services::feature_service(raw, &feature_views, &on_demand, reporter))
     });
+    let mut prediction_routes = Catalog::new("prediction route", "prediction routes", incomplete);
+    prediction_routes.add_all(&raw.prediction_routes, reporter, |raw, reporter| {
+        routes::prediction_route(raw, &feature_views, &on_demand, reporter)
+    });
     Definitions {
+        prediction_routes: prediction_routes.into_items(),
         entities: entities.into_items(),
         sources: sources.into_items(),
         feature_views: feature_views.into_items().into_iter().map(|checked| checked.view).collect(),

@@ -37,6 +37,9 @@ impl RocksDbOptions {
 /// Length of the files of a bulk write: that of the files compaction writes, so that it never has much to rewrite at a time.
 pub(super) const BULK_FILE_BYTES: u64 = 64 << 20;
 
+/// Bytes of RocksDB's log: what a start after a kill has to read of it.
+const WAL_BYTES_MAX: u64 = 96 << 20;
+
 /// Options of the database as a whole.
 pub(super) fn database_options() -> Options {
     let mut options = Options::default();
@@ -46,6 +49,8 @@ pub(super) fn database_options() -> Options {
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(3);
     options.set_max_log_file_size(16 << 20);
+    // RocksDB's own log is kept for the family that was written to its files least, and is read again after a kill.
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
     options
 }
 

@@ -27,11 +27,15 @@ impl RocksDbOnlineStore {
     pub(super) fn write_changes(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
         let (timeline, meta, ids) = (self.timeline(), self.meta(), self.family(DEFAULT_COLUMN_FAMILY_NAME));
         let mut batch = WriteBatch::default();
-        for (key, value) in &changes.merges {
-            batch.merge_cf(&timeline, key, value);
-        }
-        for (key, value) in &changes.puts {
-            batch.put_cf(&timeline, key, value);
+        let merges = changes.merges.iter().map(|change| (true, change));
+        let mut values: Vec<_> = merges.chain(changes.puts.iter().map(|change| (false, change))).collect();
+        // In the order of keys each finds its place near the one before. Of equal keys the last still comes last.
+        values.sort_by(|(_, (a, _)), (_, (b, _))| a.cmp(b));
+        for (is_merge, (key, value)) in values {
+            match is_merge {
+                true => batch.merge_cf(&timeline, key, value),
+                false => batch.put_cf(&timeline, key, value),
+            }
         }
         for (key, received_at) in &changes.event_ids {
             batch.put_cf(&ids, key, received_at.to_be_bytes());

@@ -123,16 +123,16 @@ async fn a_damaged_file_is_named() {
     let file = folder.path().join("versions/00000000000000000001.json");
     apply_next(&Registry::open(location).unwrap(), project()).await;
     let whole = std::fs::read_to_string(&file).unwrap();
-    let other_format = whole.replacen("\"format_version\": 3", "\"format_version\": 4, \"news\": true", 1);
+    let other_format = whole.replacen("\"format_version\": 4", "\"format_version\": 5, \"news\": true", 1);
     let other_number = whole.replacen("\"version\": 1", "\"version\": 7", 1);
     assert!(other_format != whole && other_number != whole);
     let cases = [
         ("", ErrorKind::Corrupt, "is damaged"),
         (&whole[..whole.len() / 2], ErrorKind::Corrupt, "is damaged"),
         ("{}", ErrorKind::Corrupt, "is damaged"),
-        ("{\"format_version\": 3}", ErrorKind::Corrupt, "is damaged"),
+        ("{\"format_version\": 4}", ErrorKind::Corrupt, "is damaged"),
         (&other_number, ErrorKind::Corrupt, "says that it is version 7"),
-        (&other_format, ErrorKind::Precondition, "has format 4, and this asof reads formats up to 3; upgrade asof"),
+        (&other_format, ErrorKind::Precondition, "has format 5, and this asof reads formats up to 4; upgrade asof"),
     ];
     for (text, kind, message) in cases {
         std::fs::write(&file, text).unwrap();
@@ -175,7 +175,7 @@ async fn the_file_reads_like_a_definition_file() {
     let bytes = store.get(&file_path(1)).await.unwrap().bytes().await.unwrap();
     insta::assert_snapshot!(std::str::from_utf8(&bytes).unwrap(), @r#"
     {
-      "format_version": 3,
+      "format_version": 4,
       "version": 1,
       "applied_at": "2024-05-01T12:00:00.000000Z",
       "summary": {

@@ -1,0 +1,312 @@
+//! `asof predictions`, `asof predict-batch` and `asof training-set`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Field, Schema};
+use clap::{Args, Subcommand};
+use datafusion::prelude::{Expr, col, lit};
+use futures::StreamExt;
+use serde_json::{Map, Value, json};
+
+use super::error::CliError;
+use super::files::{check_target, write_rows};
+use super::online_access::OnlineAccess;
+use super::output::Output;
+use super::project::Project;
+use super::spine::read_spine;
+use crate::prediction::{LogRow, PredictionCatalog, archive_left, log_rows, predict_batch, read_log, replay};
+use crate::retrieval::BatchAnswer;
+use crate::serving::pb::FlushPredictionsRequest;
+use crate::serving::pb::prediction_client::PredictionClient;
+use crate::time::EventTimestamp;
+
+#[derive(Debug, Args)]
+pub struct PredictionsArguments {
+    #[command(subcommand)]
+    command: PredictionsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PredictionsCommand {
+    /// Make logged predictions again and compare them to the last bit; exit status 1 where one differs.
+    Replay(ReplayArguments),
+    /// Print a prediction with everything that went into it.
+    Explain(ExplainArguments),
+}
+
+#[derive(Debug, Args)]
+struct ReplayArguments {
+    /// The route; all if not given.
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// Predictions sent from here on.
+    #[arg(long, value_name = "TIME")]
+    start: Option<String>,
+    /// Predictions sent before this.
+    #[arg(long, value_name = "TIME")]
+    end: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArguments {
+    prediction_id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PredictBatchArguments {
+    /// A route, or a model as name, name@alias or name@version.
+    route: String,
+    /// The spine: a .parquet, .csv or .ndjson file, a Delta table, or a .sql file with a query over the sources.
+    #[arg(long, value_name = "SPINE")]
+    entities: String,
+    /// Where to write: a .parquet, .csv or .ndjson file, or delta:PATH.
+    #[arg(long, value_name = "FILE")]
+    out: String,
+    /// The spine's column of times; without it `event_timestamp`, else its only one.
+    #[arg(long, value_name = "COLUMN")]
+    timestamp_column: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainingSetArguments {
+    /// The route whose logged predictions make the set: one row a prediction of its primary model, with the values
+    /// that the model saw.
+    #[arg(long, value_name = "ROUTE")]
+    from_log: String,
+    /// Where to write: a .parquet, .csv or .ndjson file, or delta:PATH.
+    #[arg(long, value_name = "FILE")]
+    out: String,
+}
+
+impl Project {
+    /// The folder where predictions are written down before they are in the table.
+    pub fn prediction_spool_path(&self) -> PathBuf {
+        self.stream_log_path().with_extension("predictions")
+    }
+
+    /// Rows of the prediction log, with what servers that run or ran have not brought into it yet.
+    async fn logged(&self, condition: Option<Expr>) -> Result<Vec<LogRow>, CliError> {
+        if self.prediction_spool_path().exists() {
+            match self.online_access().await? {
+                OnlineAccess::Server(channel) => {
+                    PredictionClient::new(channel).flush_predictions(FlushPredictionsRequest {}).await?;
+                }
+                OnlineAccess::Store(_alone) => {
+                    archive_left(&self.prediction_spool_path(), &self.offline_store()?).await?;
+                }
+            }
+        }
+        let batches = read_log(&self.offline_store()?, &self.engine()?, condition).await?;
+        Ok(log_rows(&batches)?)
+    }
+
+    async fn prediction_catalog(&self) -> Result<PredictionCatalog, CliError> {
+        let registry = self.model_registry()?;
+        let models = registry.models().await?;
+        Ok(PredictionCatalog::build(Arc::new(self.catalog().await?), models, &registry, None).await)
+    }
+}
+
+pub async fn run(project: &Project, arguments: PredictionsArguments, output: Output) -> Result<(), CliError> {
+    match arguments.command {
+        PredictionsCommand::Replay(arguments) => replay_logged(project, &arguments, output).await,
+        PredictionsCommand::Explain(arguments) => explain(project, &arguments, output).await,
+    }
+}
+
+async fn replay_logged(project: &Project, arguments: &ReplayArguments, output: Output) -> Result<(), CliError> {
+    let instant = |text: &Option<String>| text.as_deref().map(EventTimestamp::parse).transpose();
+    let time = |instant: EventTimestamp| {
+        lit(datafusion::common::ScalarValue::TimestampMicrosecond(Some(instant.micros()), Some("UTC".into())))
+    };
+    let mut conditions: Vec<Expr> = Vec::new();
+    conditions.extend(arguments.route.as_ref().map(|route| col("route").eq(lit(route.as_str()))));
+    conditions.extend(instant(&arguments.start)?.map(|start| col("sent_at").gt_eq(time(start))));
+    conditions.extend(instant(&arguments.end)?.map(|end| col("sent_at").lt(time(end))));
+    let rows = project.logged(conditions.into_iter().reduce(Expr::and)).await?;
+    let report = replay(&project.model_registry()?, &rows).await?;
+    for difference in &report.differences {
+        output.say(format!(
+            "{}: {} version {} answered {:?}, and now {:?}",
+            difference.prediction_id, difference.model, difference.version, difference.logged, difference.replayed
+        ));
+    }
+    let differing = report.differences.len();
+    output.say(format!("{} predictions replayed, {differing} differ", report.rows));
+    let differences: Vec<Value> = report
+        .differences
+        .iter()
+        .map(|difference| {
+            json!({
+                "prediction_id": difference.prediction_id,
+                "model": difference.model,
+                "model_version": difference.version,
+                "logged": difference.logged,
+                "replayed": difference.replayed,
+            })
+        })
+        .collect();
+    if differing > 0 {
+        return Err(CliError::Failed(format!(
+            "{differing} of {} predictions come out otherwise: {}",
+            report.rows,
+            json!(differences)
+        )));
+    }
+    output.document(&json!({"replayed": report.rows, "differences": differences}));
+    Ok(())
+}
+
+async fn explain(project: &Project, arguments: &ExplainArguments, output: Output) -> Result<(), CliError> {
+    let id = &arguments.prediction_id;
+    let rows = project.logged(Some(col("prediction_id").eq(lit(id.as_str())))).await?;
+    if rows.is_empty() {
+        return Err(crate::prediction::PredictionError::UnknownPrediction { id: id.clone() }.into());
+    }
+    let documents: Vec<Value> = rows.iter().map(row_document).collect();
+    for document in &documents {
+        output.say(format!("{document:#}"));
+    }
+    output.document(&json!({"prediction_id": id, "evaluations": documents}));
+    Ok(())
+}
+
+fn row_document(row: &LogRow) -> Value {
+    let instant = |micros: i64| EventTimestamp::from_micros(micros).to_string();
+    let feature = |value: &crate::prediction::LogValue| {
+        json!({
+            "name": value.name,
+            "value": value.text.clone().map_or_else(|| json!(value.number), Value::from),
+            "origin": value.origin,
+            "status": value.status,
+            "event_timestamp": value.event_timestamp.map(instant),
+        })
+    };
+    json!({
+        "sent_at": instant(row.sent_at),
+        "route": row.route,
+        "model": row.model,
+        "model_version": row.version,
+        "role": row.role,
+        "experiment": row.experiment,
+        "entity_keys": serde_json::from_str::<Value>(&row.entity_keys).unwrap_or_default(),
+        "features": row.features.iter().map(feature).collect::<Vec<_>>(),
+        "prediction": if let [number] = row.prediction.as_slice() { json!(number) } else { json!(row.prediction) },
+        "defaults_used": row.defaults_used,
+        "latency_us": row.latency_us,
+        "registry_version": row.registry_version,
+    })
+}
+
+pub async fn run_batch(project: &Project, arguments: &PredictBatchArguments, output: Output) -> Result<(), CliError> {
+    let started = std::time::Instant::now();
+    check_target(&arguments.out)?;
+    let catalog = project.prediction_catalog().await?;
+    project.settle_streams(&catalog.features.registry).await?;
+    let plan = catalog.route(&arguments.route)?;
+    let Some(read) = plan.reads.first() else {
+        return Err(CliError::Usage(format!("route `{}` reads no features", arguments.route)));
+    };
+    let named = arguments.timestamp_column.as_deref();
+    let spine = read_spine(project, &catalog.features, &read.resolved, &arguments.entities, named).await?;
+    let retrieval = project.batch_retrieval()?;
+    let scored =
+        predict_batch(&catalog, &retrieval, &arguments.route, &spine, arguments.timestamp_column.clone()).await?;
+    for warning in &scored.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let tables: Map<_, _> =
+        scored.tables.iter().map(|table| (table.view.as_str().to_owned(), json!(table.version))).collect();
+    let (warnings, registry_version) = (scored.warnings.clone(), catalog.features.registry.version);
+    let rows = write_rows(answer_of(scored.rows, registry_version), &arguments.out).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    output.say(format!("{rows} rows predicted and written to {} in {seconds:.2} s", arguments.out));
+    output.document(&json!({
+        "file": arguments.out,
+        "rows": rows,
+        "registry_version": registry_version,
+        "table_versions": tables,
+        "warnings": warnings,
+        "seconds": seconds,
+    }));
+    Ok(())
+}
+
+fn answer_of(rows: RecordBatch, registry_version: u64) -> BatchAnswer {
+    BatchAnswer {
+        schema: rows.schema(),
+        rows: futures::stream::iter([Ok(rows)]).boxed(),
+        registry_version,
+        tables: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+pub async fn training_set(project: &Project, arguments: &TrainingSetArguments, output: Output) -> Result<(), CliError> {
+    check_target(&arguments.out)?;
+    let route = arguments.from_log.as_str();
+    let condition = col("route").eq(lit(route)).and(col("role").in_list(vec![lit("primary"), lit("variant")], false));
+    let rows = project.logged(Some(condition)).await?;
+    if rows.is_empty() {
+        return Err(CliError::Refused(format!("the log has no predictions of route `{route}`")));
+    }
+    let set = training_rows(&rows).map_err(|error| CliError::Failed(error.to_string()))?;
+    let written = write_rows(answer_of(set, 0), &arguments.out).await?;
+    output.say(format!("{written} rows written to {}", arguments.out));
+    output.document(&json!({"file": arguments.out, "rows": written}));
+    Ok(())
+}
+
+/// One row a prediction: its id and time, the join keys, what the model saw, and what it said.
+fn training_rows(rows: &[LogRow]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let keys: Vec<Map<String, Value>> =
+        rows.iter().map(|row| serde_json::from_str(&row.entity_keys).unwrap_or_default()).collect();
+    let mut columns: Vec<(String, ArrayRef)> = vec![
+        (
+            "prediction_id".to_owned(),
+            Arc::new(rows.iter().map(|row| Some(row.prediction_id.as_str())).collect::<StringArray>()),
+        ),
+        (
+            "event_timestamp".to_owned(),
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.sent_at)).with_timezone("UTC"),
+            ),
+        ),
+    ];
+    let mut names: Vec<&String> = Vec::new();
+    for name in keys.iter().flat_map(Map::keys) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for name in names {
+        let texts = keys.iter().map(|keys| keys.get(name).and_then(Value::as_str)).collect::<StringArray>();
+        columns.push((name.clone(), Arc::new(texts)));
+    }
+    let mut inputs: Vec<&str> = Vec::new();
+    for value in rows.iter().flat_map(|row| &row.features) {
+        let is_key = columns.iter().any(|(name, _)| *name == value.name);
+        if !is_key && !inputs.contains(&value.name.as_str()) {
+            inputs.push(&value.name);
+        }
+    }
+    for name in inputs {
+        let values: Vec<_> = rows.iter().map(|row| row.features.iter().find(|value| value.name == name)).collect();
+        let array: ArrayRef = match values.iter().flatten().any(|value| value.text.is_some()) {
+            true => Arc::new(
+                values.iter().map(|value| value.and_then(|value| value.text.as_deref())).collect::<StringArray>(),
+            ),
+            false => {
+                Arc::new(values.iter().map(|value| value.and_then(|value| value.number)).collect::<Float64Array>())
+            }
+        };
+        columns.push((name.to_owned(), array));
+    }
+    let prediction = rows.iter().map(|row| row.prediction.first().copied()).collect::<Float64Array>();
+    columns.push(("prediction".to_owned(), Arc::new(prediction)));
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(name, array.data_type().clone(), true)).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, array)| array).collect())
+}

@@ -1,0 +1,205 @@
+//! The thread that writes records to the disk, many at a time, and the task that brings them into the table.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use datafusion::common::ScalarValue;
+use datafusion::prelude::{col, lit};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::archive::{PREDICTION_LOG, archive_after};
+use super::codec::encode;
+use super::row::LogRecord;
+use crate::definition::{LogDurability, SourceName};
+use crate::metrics::{PREDICTION_LOG_DROPPED_TOTAL, PREDICTION_LOG_ROWS_TOTAL};
+use crate::offline_store::{EventKind, OfflineStore};
+use crate::prediction::PredictionError;
+use crate::stream_ingestion::Log;
+use crate::time::EventTimestamp;
+
+/// Records that wait to be written.
+const QUEUE_MAX: usize = 4096;
+/// Records that are written at once.
+const GROUP_MAX: usize = 1024;
+/// How often the table is brought up to the spool.
+const ARCHIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+type Waiting = Option<oneshot::Sender<io::Result<()>>>;
+
+enum Message {
+    Records {
+        bodies: Vec<Vec<u8>>,
+        durability: LogDurability,
+        done: Waiting,
+    },
+    /// Records up to this one are in the table.
+    Archived(u64),
+}
+
+/// Writes down predictions.
+#[derive(Debug)]
+pub struct PredictionLogger {
+    queue: mpsc::Sender<Message>,
+    folder: PathBuf,
+    id: String,
+    store: OfflineStore,
+    /// One archive at a time.
+    archiving: tokio::sync::Mutex<()>,
+    written: Arc<AtomicU64>,
+    stop: Arc<Notify>,
+}
+
+impl PredictionLogger {
+    /// Opens the spool in `folder`; what it holds from before is brought into the table.
+    ///
+    /// # Errors
+    /// A folder that cannot be read or written.
+    pub fn open(folder: &Path, store: OfflineStore, workers: &tokio::runtime::Handle) -> io::Result<Arc<Self>> {
+        let log = Log::open(folder)?;
+        let (queue, messages) = mpsc::channel(QUEUE_MAX);
+        let written = Arc::new(AtomicU64::new(log.last()));
+        let logger = Arc::new(PredictionLogger {
+            queue,
+            folder: folder.to_owned(),
+            id: log.id().to_owned(),
+            store,
+            archiving: tokio::sync::Mutex::new(()),
+            written: Arc::clone(&written),
+            stop: Arc::default(),
+        });
+        std::thread::Builder::new()
+            .name("asof-predictions".to_owned())
+            .spawn(move || write(log, messages, &written))?;
+        let archiver = Arc::clone(&logger);
+        workers.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(ARCHIVE_INTERVAL) => {}
+                    () = archiver.stop.notified() => return,
+                }
+                if let Err(error) = archiver.archive().await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "predictions stay in the spool for now");
+                }
+            }
+        });
+        Ok(logger)
+    }
+
+    /// Writes the records of one request, all of them or none; returns once they are as durable as asked.
+    ///
+    /// # Errors
+    /// A spool that cannot be written.
+    pub async fn append(&self, records: &[LogRecord], durability: LogDurability) -> Result<(), PredictionError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        if durability == LogDurability::None {
+            records.iter().for_each(|record| self.append_behind(record));
+            return Ok(());
+        }
+        records.iter().for_each(count);
+        let (done, written) = oneshot::channel();
+        let bodies = records.iter().map(encode).collect();
+        let message = Message::Records { bodies, durability, done: Some(done) };
+        self.queue.send(message).await.map_err(|_| PredictionError::LogClosed)?;
+        written.await.map_err(|_| PredictionError::LogClosed)?.map_err(PredictionError::Log)
+    }
+
+    /// Writes a record that nobody waits for; drops it, counted, where the queue is full.
+    pub fn append_behind(&self, record: &LogRecord) {
+        let message = Message::Records { bodies: vec![encode(record)], durability: LogDurability::None, done: None };
+        match self.queue.try_send(message) {
+            Ok(()) => count(record),
+            Err(_) => metrics::counter!(PREDICTION_LOG_DROPPED_TOTAL).increment(record.rows.len() as u64),
+        }
+    }
+
+    /// Brings what is written into the table.
+    ///
+    /// # Errors
+    /// A table that cannot be written; the spool keeps what it lacks.
+    pub async fn archive(&self) -> Result<(), PredictionError> {
+        let _alone = self.archiving.lock().await;
+        let through = self.written.load(Ordering::Acquire);
+        if archive_after(&self.folder, &self.id, through, &self.store).await? {
+            let _ = self.queue.send(Message::Archived(through)).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes the rows of a route that were sent before an instant. Gives how many there were.
+    ///
+    /// # Errors
+    /// A table that cannot be written; it is as it was.
+    pub async fn forget(&self, route: &str, before: EventTimestamp) -> Result<usize, PredictionError> {
+        let _alone = self.archiving.lock().await;
+        let instant = ScalarValue::TimestampMicrosecond(Some(before.micros()), Some("UTC".into()));
+        let condition = col("route").eq(lit(route)).and(col("sent_at").lt(lit(instant)));
+        let name = SourceName::new(PREDICTION_LOG);
+        Ok(self.store.delete_events(EventKind::Predictions, &name, condition).await?)
+    }
+
+    /// Brings the rest into the table and ends.
+    ///
+    /// # Errors
+    /// As of [`Self::archive`].
+    pub async fn close(&self) -> Result<(), PredictionError> {
+        self.stop.notify_one();
+        self.archive().await
+    }
+}
+
+fn count(record: &LogRecord) {
+    let rows = record.rows.len() as u64;
+    metrics::counter!(PREDICTION_LOG_ROWS_TOTAL, "role" => record.role.as_str()).increment(rows);
+}
+
+/// Writes until nobody can send any more.
+fn write(mut log: Log, mut messages: mpsc::Receiver<Message>, written: &AtomicU64) {
+    let mut group = Vec::new();
+    while let Some(first) = messages.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Archived(through) => {
+                    if let Err(error) = log.remove_through(through) {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the spool cannot be shortened");
+                    }
+                }
+                Message::Records { bodies, durability, done } => group.push((bodies, durability, done)),
+            }
+            next = if group.len() < GROUP_MAX { messages.try_recv().ok() } else { None };
+        }
+        if !group.is_empty() {
+            write_group(&mut log, std::mem::take(&mut group), written);
+        }
+    }
+}
+
+fn write_group(log: &mut Log, group: Vec<(Vec<Vec<u8>>, LogDurability, Waiting)>, written: &AtomicU64) {
+    let is_synced = group.iter().any(|(_, durability, _)| *durability == LogDurability::Machine);
+    let (bodies, waiting): (Vec<Vec<Vec<u8>>>, Vec<(LogDurability, Waiting)>) =
+        group.into_iter().map(|(bodies, durability, done)| (bodies, (durability, done))).unzip();
+    let bodies: Vec<Vec<u8>> = bodies.into_iter().flatten().collect();
+    let (synced, others): (Vec<_>, Vec<_>) =
+        waiting.into_iter().partition(|(durability, _)| *durability == LogDurability::Machine);
+    let tell = |waiting: Vec<(LogDurability, Waiting)>, outcome: &io::Result<()>| {
+        for done in waiting.into_iter().filter_map(|(_, done)| done) {
+            let _ = done
+                .send(outcome.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
+        }
+    };
+    let outcome = log.write(&bodies).map(|_| ());
+    if outcome.is_ok() {
+        written.store(log.last(), Ordering::Release);
+    }
+    tell(others, &outcome);
+    let outcome = if is_synced { outcome.and_then(|()| log.sync()) } else { outcome };
+    if let Err(error) = &outcome {
+        tracing::error!(error = error as &dyn std::error::Error, "predictions cannot be written to the spool");
+    }
+    tell(synced, &outcome);
+}

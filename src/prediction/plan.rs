@@ -1,0 +1,199 @@
+//! A route, ready to be asked: its models loaded, its conditions compiled.
+
+use std::sync::Arc;
+
+use super::catalog::LoadedModel;
+use super::condition::Condition;
+use super::error::PredictionError;
+use crate::definition::{
+    Experiment, FeatureReference, Field, PredictionLog, PredictionRoute, RouteAnswer, Step, ValueType,
+};
+use crate::model_registry::{InputSource, ModelReference};
+use crate::model_runtime::InputKind;
+use crate::retrieval::{Catalog, FeatureSelection, ResolvedRequest};
+
+#[derive(Debug)]
+pub struct RoutePlan {
+    pub name: String,
+    pub lookup: Option<FeatureReference>,
+    /// One for a route of a single model; with a lookup, the fallback or none.
+    pub steps: Vec<PlannedStep>,
+    pub experiment: Option<PlannedExperiment>,
+    pub shadows: Vec<PlannedShadow>,
+    pub log: PredictionLog,
+    /// What is read of the store for an answer, each once.
+    pub reads: Vec<Arc<Read>>,
+    /// Columns that a request may carry.
+    pub columns: Vec<String>,
+    /// Those of them that are join keys.
+    pub join_keys: Vec<String>,
+}
+
+/// Features that are read together.
+#[derive(Debug)]
+pub struct Read {
+    /// The feature service, or the reference of a lookup.
+    pub name: String,
+    pub resolved: Arc<ResolvedRequest>,
+}
+
+#[derive(Debug)]
+pub struct PlannedStep {
+    pub model: Arc<LoadedModel>,
+    pub alias: Option<String>,
+    pub when: Option<Condition>,
+    pub otherwise: Option<Arc<LoadedModel>>,
+}
+
+#[derive(Debug)]
+pub struct PlannedExperiment {
+    pub name: String,
+    pub unit: String,
+    /// Where in `[0, 1)` the share of each variant ends.
+    pub variants: Vec<(f64, Arc<LoadedModel>)>,
+}
+
+#[derive(Debug)]
+pub struct PlannedShadow {
+    /// As the route writes it: by it and the prediction the share is chosen.
+    pub reference: String,
+    pub model: Arc<LoadedModel>,
+    pub percent: f64,
+    pub filter: Option<Condition>,
+    pub read: Arc<Read>,
+}
+
+impl RoutePlan {
+    /// Every model that may answer, those of shadows left out.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<LoadedModel>> {
+        let steps = self.steps.iter().flat_map(|step| std::iter::once(&step.model).chain(&step.otherwise));
+        let variants = self.experiment.iter().flat_map(|experiment| &experiment.variants);
+        steps.chain(variants.map(|(_, model)| model))
+    }
+}
+
+/// Plans the routes of one catalog.
+pub struct Planner<'a> {
+    pub features: &'a Catalog,
+    pub load: &'a dyn Fn(&ModelReference) -> Result<Arc<LoadedModel>, PredictionError>,
+}
+
+impl Planner<'_> {
+    pub fn plan(&self, route: &PredictionRoute) -> Result<RoutePlan, PredictionError> {
+        let (lookup, steps) = match &route.answer {
+            RouteAnswer::Model { model } => {
+                (None, vec![Step { model: model.clone(), alias: None, when: None, otherwise: None }])
+            }
+            RouteAnswer::Steps { steps } => (None, steps.clone()),
+            RouteAnswer::Lookup { lookup, fallback } => {
+                let step = |model: &String| Step { model: model.clone(), alias: None, when: None, otherwise: None };
+                (Some(lookup.clone()), fallback.iter().map(step).collect())
+            }
+        };
+        let load = |text: &str| (self.load)(&text.parse()?);
+        let mut models: Vec<Arc<LoadedModel>> = Vec::new();
+        for step in &steps {
+            models.push(load(&step.model)?);
+            models.extend(step.otherwise.as_deref().map(load).transpose()?);
+        }
+        let experiment = route.experiment.as_ref().map(|experiment| self.experiment(experiment)).transpose()?;
+        models
+            .extend(experiment.iter().flat_map(|experiment| &experiment.variants).map(|(_, model)| Arc::clone(model)));
+        let mut reads = lookup.iter().map(|reference| self.read_lookup(reference)).collect::<Result<Vec<_>, _>>()?;
+        for model in &models {
+            self.add_read(&model.version.service, &mut reads)?;
+        }
+        let mut all_reads = reads.clone();
+        let mut shadows = Vec::new();
+        for shadow in &route.shadows {
+            let model = load(&shadow.model)?;
+            let read = self.add_read(&model.version.service, &mut all_reads)?;
+            models.push(Arc::clone(&model));
+            let reference = shadow.model.clone();
+            shadows.push(PlannedShadow { reference, model, percent: shadow.percent, filter: None, read });
+        }
+        let fields = known_fields(&all_reads, &models, &steps);
+        for (planned, shadow) in shadows.iter_mut().zip(&route.shadows) {
+            planned.filter = shadow.filter.as_deref().map(|text| Condition::compile(text, &fields)).transpose()?;
+        }
+        let planned = |step: &Step| {
+            Ok::<_, PredictionError>(PlannedStep {
+                model: load(&step.model)?,
+                alias: step.alias.clone(),
+                when: step.when.as_deref().map(|text| Condition::compile(text, &fields)).transpose()?,
+                otherwise: step.otherwise.as_deref().map(load).transpose()?,
+            })
+        };
+        let steps = steps.iter().map(planned).collect::<Result<Vec<_>, _>>()?;
+        let mut columns: Vec<String> = fields.iter().map(|field| field.name.clone()).collect();
+        columns.extend(experiment.iter().map(|experiment| experiment.unit.clone()));
+        let mut join_keys: Vec<String> = Vec::new();
+        for key in all_reads.iter().flat_map(|read| &read.resolved.join_keys) {
+            if !join_keys.contains(&key.name) {
+                join_keys.push(key.name.clone());
+            }
+        }
+        let name = route.name.as_str().to_owned();
+        Ok(RoutePlan { name, lookup, steps, experiment, shadows, log: route.log.clone(), reads, columns, join_keys })
+    }
+
+    fn experiment(&self, experiment: &Experiment) -> Result<PlannedExperiment, PredictionError> {
+        let total: f64 = experiment.variants.iter().map(|variant| variant.weight).sum();
+        let mut end = 0.0;
+        let mut variants = Vec::new();
+        for variant in &experiment.variants {
+            end += variant.weight / total;
+            variants.push((end, (self.load)(&variant.model.parse()?)?));
+        }
+        Ok(PlannedExperiment { name: experiment.name.clone(), unit: experiment.unit.clone(), variants })
+    }
+
+    fn read_lookup(&self, reference: &FeatureReference) -> Result<Arc<Read>, PredictionError> {
+        let selection = FeatureSelection::References(vec![reference.to_string()]);
+        Ok(Arc::new(Read { name: reference.to_string(), resolved: self.features.resolve(&selection, true)? }))
+    }
+
+    fn add_read(&self, service: &str, reads: &mut Vec<Arc<Read>>) -> Result<Arc<Read>, PredictionError> {
+        if let Some(known) = reads.iter().find(|read| read.name == service) {
+            return Ok(Arc::clone(known));
+        }
+        let resolved = self.features.resolve(&FeatureSelection::Service(service.to_owned()), true)?;
+        let read = Arc::new(Read { name: service.to_owned(), resolved });
+        reads.push(Arc::clone(&read));
+        Ok(read)
+    }
+}
+
+/// What conditions may name, each once: keys, request values, features by short and full name, inputs, steps.
+fn known_fields(reads: &[Arc<Read>], models: &[Arc<LoadedModel>], steps: &[Step]) -> Vec<Field> {
+    let mut fields: Vec<Field> = Vec::new();
+    let mut add = |name: &str, value_type: ValueType| {
+        if fields.iter().all(|known| known.name != name) {
+            fields.push(Field { name: name.to_owned(), value_type, description: None });
+        }
+    };
+    for step in steps.iter().filter_map(|step| step.alias.as_deref()) {
+        add(step, ValueType::Float64);
+    }
+    for read in reads {
+        for field in read.resolved.join_keys.iter().chain(&read.resolved.request_values) {
+            add(&field.name, field.value_type.clone());
+        }
+        for output in &read.resolved.outputs {
+            add(&output.name, output.field.value_type.clone());
+            add(&output.field.name, output.field.value_type.clone());
+        }
+    }
+    for input in models.iter().flat_map(|model| &model.version.inputs) {
+        let value_type = match &input.source {
+            InputSource::Request { value_type: Some(value_type) } => value_type.clone(),
+            InputSource::Feature { value_type, .. } => value_type.clone(),
+            InputSource::Request { value_type: None } => match input.kind {
+                InputKind::Number => ValueType::Float64,
+                InputKind::Category | InputKind::Text => ValueType::String,
+            },
+        };
+        add(&input.name, value_type);
+    }
+    fields
+}

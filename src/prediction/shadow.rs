@@ -1,0 +1,157 @@
+//! Models that see what a route sees, on threads of their own.
+//!
+//! Each shadow of each route has one thread and one bounded queue. What does not fit is dropped and counted; a shadow
+//! that hangs or panics loses its own work only. The threads yield to all others.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+
+use super::catalog::PredictionCatalog;
+use super::error::PredictionError;
+use super::inputs::bind_rows;
+use super::log::{PredictionLogger, Role};
+use super::plan::RoutePlan;
+use super::request::PredictRequest;
+use super::rows::KnownRows;
+use super::service::{Evaluation, RecordHead, condition_rows, fetch, record};
+use crate::metrics::SHADOW_ROWS_TOTAL;
+use crate::retrieval::OnlineRetrieval;
+use crate::time::EventTimestamp;
+
+/// Requests that wait for a shadow.
+pub const SHADOW_QUEUE_MAX: usize = 256;
+
+/// A request that a shadow is to see.
+#[derive(Debug)]
+pub struct ShadowJob {
+    pub catalog: Arc<PredictionCatalog>,
+    pub plan: Arc<RoutePlan>,
+    /// Which of the plan's shadows.
+    pub position: usize,
+    pub known: Arc<KnownRows>,
+    pub columns: RecordBatch,
+    pub rows: Vec<usize>,
+    pub ids: Arc<[String]>,
+    pub now: EventTimestamp,
+}
+
+#[derive(Debug)]
+pub struct Shadows {
+    online: OnlineRetrieval,
+    logger: Option<Arc<PredictionLogger>>,
+    /// By route and shadow.
+    queues: Mutex<HashMap<(String, String), SyncSender<ShadowJob>>>,
+}
+
+impl Shadows {
+    pub fn new(online: OnlineRetrieval, logger: Option<Arc<PredictionLogger>>) -> Self {
+        Shadows { online, logger, queues: Mutex::default() }
+    }
+
+    /// Hands a request to a shadow, or drops it where that has too much to do.
+    pub fn offer(&self, job: ShadowJob) {
+        let (route, rows) = (job.plan.name.clone(), job.rows.len());
+        let reference = job.plan.shadows[job.position].reference.clone();
+        let offered = {
+            let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+            match queues.get(&(route.clone(), reference.clone())) {
+                Some(queue) => queue.try_send(job).is_ok(),
+                None => match self.start() {
+                    Ok(queue) => {
+                        let offered = queue.try_send(job).is_ok();
+                        queues.insert((route.clone(), reference.clone()), queue);
+                        offered
+                    }
+                    Err(_) => false,
+                },
+            }
+        };
+        if !offered {
+            count(&route, &reference, "dropped", rows);
+        }
+    }
+
+    fn start(&self) -> std::io::Result<SyncSender<ShadowJob>> {
+        let (queue, jobs) = sync_channel(SHADOW_QUEUE_MAX);
+        let (online, logger) = (self.online.clone(), self.logger.clone());
+        std::thread::Builder::new()
+            .name("asof-shadow".to_owned())
+            .spawn(move || work(&jobs, &online, logger.as_deref()))?;
+        Ok(queue)
+    }
+}
+
+fn work(jobs: &Receiver<ShadowJob>, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) {
+    yield_to_others();
+    while let Ok(job) = jobs.recv() {
+        let (route, rows) = (job.plan.name.clone(), job.rows.len());
+        let reference = job.plan.shadows[job.position].reference.clone();
+        // A model that panics is no reason to stop showing it the next request.
+        let outcome = match catch_unwind(AssertUnwindSafe(|| run(job, online, logger))) {
+            Ok(Ok(())) => "done",
+            Ok(Err(error)) => {
+                tracing::warn!(route, shadow = reference, error = &error as &dyn std::error::Error, "a shadow failed");
+                "failed"
+            }
+            Err(_) => "failed",
+        };
+        count(&route, &reference, outcome, rows);
+    }
+}
+
+fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) -> Result<(), PredictionError> {
+    let started = Instant::now();
+    let ShadowJob { catalog, plan, position, known, columns, mut rows, ids, now } = job;
+    let shadow = &plan.shadows[position];
+    let mut own;
+    let mut known = known.as_ref();
+    if !known.fetched.contains_key(&shadow.read.name) && plan.reads.iter().all(|read| read.name != shadow.read.name) {
+        own = KnownRows {
+            rows: known.rows,
+            sent: known.sent.clone(),
+            fetched: known.fetched.clone(),
+            steps: known.steps.clone(),
+        };
+        let request = PredictRequest { route: plan.name.clone(), columns, prediction_ids: Vec::new(), now: Some(now) };
+        fetch(online, &catalog, &shadow.read, &request, now, &mut own)?;
+        known = &own;
+    }
+    if let Some(condition) = &shadow.filter {
+        let meets = condition_rows(condition, known)?;
+        rows.retain(|row| meets[*row]);
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let bound = bind_rows(&shadow.model.version, known, &rows)?;
+    let predictions = shadow.model.model.predict(&bound.values)?;
+    let model = Arc::clone(&shadow.model);
+    let evaluation = Evaluation { model, role: Role::Shadow, experiment: None, rows, bound, predictions };
+    let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let registry_version = catalog.features.registry.version;
+    let head = RecordHead { plan: &plan, sent_at: online.clock.now().micros(), registry_version, latency_us };
+    if let (Some(logger), Some(record)) = (logger, record(&head, &evaluation, &ids, known)) {
+        logger.append_behind(&record);
+    }
+    Ok(())
+}
+
+fn count(route: &str, shadow: &str, outcome: &'static str, rows: usize) {
+    let (route, shadow) = (route.to_owned(), shadow.to_owned());
+    metrics::counter!(SHADOW_ROWS_TOTAL, "route" => route, "shadow" => shadow, "outcome" => outcome)
+        .increment(rows as u64);
+}
+
+/// Lets the threads that answer go first.
+fn yield_to_others() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it changes the priority of the calling thread alone.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
+    }
+}

@@ -1,0 +1,239 @@
+//! The Open Inference Protocol, whatever it comes over: tensors to a request, an answer to a tensor.
+//!
+//! A model goes by its registered name, or a route by its own. Each feature and each join key is a tensor, of rows or of
+//! rows by one, all optional: what is not sent is fetched. One tensor of rows by inputs is a matrix with the inputs in
+//! the model's order.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use crate::definition::ValueType;
+use crate::model_registry::{InputSource, ModelVersion};
+use crate::model_runtime::InputKind;
+use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, RoutePlan};
+use crate::serving::grpc::request_batch;
+use crate::serving::state::ServerState;
+use crate::serving::status::to_status;
+
+pub const OUTPUT: &str = "prediction";
+pub const MATRIX: &str = "input";
+pub const PLATFORM: &str = "asof";
+
+/// One tensor that a caller sends: its values one after the other.
+#[derive(Debug)]
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<i64>,
+    pub values: ArrayRef,
+}
+
+/// What the metadata says of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorInfo {
+    pub name: String,
+    pub datatype: &'static str,
+    pub shape: Vec<i64>,
+}
+
+/// The prediction as a tensor of FP64.
+#[derive(Debug)]
+pub struct Output {
+    pub shape: Vec<i64>,
+    pub values: Vec<f64>,
+}
+
+/// The name under which a model or a version of it is asked.
+pub fn route_name(name: &str, version: &str) -> String {
+    if version.is_empty() { name.to_owned() } else { format!("{name}@{version}") }
+}
+
+pub fn catalog(state: &ServerState) -> Result<Arc<PredictionCatalog>, Status> {
+    let catalog = state.prediction.service.catalog();
+    catalog.ok_or_else(|| Status::failed_precondition("nothing is applied yet; run `asof apply`"))
+}
+
+pub fn plan(state: &ServerState, name: &str, version: &str) -> Result<Arc<RoutePlan>, Status> {
+    catalog(state)?.route(&route_name(name, version)).map_err(|error| to_status(error.kind(), &error))
+}
+
+/// # Errors
+/// Tensors whose shapes do not fit each other or the model.
+pub fn request(plan: &RoutePlan, route: String, id: String, tensors: Vec<Tensor>) -> Result<PredictRequest, Status> {
+    let invalid = |message: String| Status::invalid_argument(message);
+    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+    for Tensor { name, shape, values } in tensors {
+        match shape.as_slice() {
+            [_] | [_, 1] => columns.push((name, values)),
+            [rows, width] if *rows >= 0 && *width > 1 => {
+                let names = matrix_names(plan, *width as usize).ok_or_else(|| {
+                    invalid(format!(
+                        "tensor `{name}` has {width} values a row, and no model of the route takes so many"
+                    ))
+                })?;
+                columns.extend(matrix_columns(&values, *rows as usize, names)?);
+            }
+            _ => return Err(invalid(format!("tensor `{name}` has the shape {shape:?}; send rows, or rows by values"))),
+        }
+    }
+    let columns = request_batch(columns)?;
+    let prediction_ids = if id.is_empty() || columns.num_rows() != 1 { Vec::new() } else { vec![id] };
+    Ok(PredictRequest { route, columns, prediction_ids, now: None })
+}
+
+/// The inputs of the model that takes a matrix of this width.
+fn matrix_names(plan: &RoutePlan, width: usize) -> Option<Vec<String>> {
+    let model = plan.models().find(|model| model.version.inputs.len() == width)?;
+    Some(model.version.inputs.iter().map(|input| input.name.clone()).collect())
+}
+
+fn matrix_columns(values: &ArrayRef, rows: usize, names: Vec<String>) -> Result<Vec<(String, ArrayRef)>, Status> {
+    let width = names.len();
+    let numbers = arrow::compute::cast(values, &arrow::datatypes::DataType::Float64);
+    let numbers = numbers.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&numbers).clone();
+    let column = |position: usize| -> ArrayRef {
+        Arc::new(Float64Array::from_iter_values((0..rows).map(|row| numbers.value(row * width + position))))
+    };
+    Ok(names.into_iter().enumerate().map(|(position, name)| (name, column(position))).collect())
+}
+
+/// # Errors
+/// Predictions that make no tensor: values of a lookup that are no numbers, rows of different lengths.
+pub fn output(answer: &PredictAnswer) -> Result<Output, Status> {
+    let rows = &answer.rows;
+    let unfit = || Status::failed_precondition("the predictions are not numbers in equal rows; ask with POST /predict");
+    if let Some(looked_up) = &answer.looked_up {
+        let numbers = arrow::compute::cast(looked_up, &arrow::datatypes::DataType::Float64).map_err(|_| unfit())?;
+        let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&numbers).clone();
+        let value = |(position, row): (usize, &crate::prediction::RowAnswer)| match row.prediction.as_slice() {
+            [] => Ok(numbers.iter().nth(position).flatten().unwrap_or(f64::NAN)),
+            [number] => Ok(*number),
+            _ => Err(unfit()),
+        };
+        let values = rows.iter().enumerate().map(value).collect::<Result<Vec<f64>, _>>()?;
+        return Ok(Output { shape: vec![rows.len() as i64], values });
+    }
+    let width = rows.first().map_or(1, |row| row.prediction.len());
+    if rows.iter().any(|row| row.prediction.len() != width) {
+        return Err(unfit());
+    }
+    let values = rows.iter().flat_map(|row| row.prediction.iter().copied()).collect();
+    let shape = if width == 1 { vec![rows.len() as i64] } else { vec![rows.len() as i64, width as i64] };
+    Ok(Output { shape, values })
+}
+
+/// The tensors of a route: those of its models' inputs and join keys, and the prediction.
+pub fn tensors(plan: &RoutePlan) -> (Vec<TensorInfo>, Vec<TensorInfo>) {
+    let models: Vec<&Arc<ModelVersion>> = plan.models().map(|model| &model.version).collect();
+    let mut inputs: Vec<TensorInfo> = Vec::new();
+    if let [version, ..] = models.as_slice()
+        && version.takes_matrix
+    {
+        let shape = vec![-1, version.inputs.len() as i64];
+        inputs.push(TensorInfo { name: MATRIX.to_owned(), datatype: "FP64", shape });
+    } else {
+        for input in models.iter().flat_map(|version| &version.inputs) {
+            let datatype = match (&input.source, input.kind) {
+                (InputSource::Feature { value_type, .. }, _) => datatype(value_type),
+                (InputSource::Request { value_type: Some(value_type) }, _) => datatype(value_type),
+                (InputSource::Request { value_type: None }, InputKind::Number) => "FP64",
+                (InputSource::Request { value_type: None }, _) => "BYTES",
+            };
+            if inputs.iter().all(|known| known.name != input.name) {
+                inputs.push(TensorInfo { name: input.name.clone(), datatype, shape: vec![-1] });
+            }
+        }
+    }
+    for read in &plan.reads {
+        for field in read.resolved.join_keys.iter().chain(&read.resolved.request_values) {
+            if inputs.iter().all(|known| known.name != field.name) {
+                let datatype = datatype(&field.value_type);
+                inputs.push(TensorInfo { name: field.name.clone(), datatype, shape: vec![-1] });
+            }
+        }
+    }
+    let width = models.first().and_then(|version| version.prediction_width);
+    let shape = if width.is_none_or(|width| width == 1) { vec![-1] } else { vec![-1, width.map_or(-1, |w| w as i64)] };
+    (inputs, vec![TensorInfo { name: OUTPUT.to_owned(), datatype: "FP64", shape }])
+}
+
+fn datatype(value_type: &ValueType) -> &'static str {
+    match value_type {
+        ValueType::Bool => "BOOL",
+        ValueType::Int32 => "INT32",
+        ValueType::Int64 => "INT64",
+        ValueType::Float32 => "FP32",
+        ValueType::Float64 => "FP64",
+        _ => "BYTES",
+    }
+}
+
+/// Values of a tensor as bytes: little-endian numbers, texts after their lengths of four bytes.
+///
+/// # Errors
+/// Bytes that are not as many as the shape says.
+pub fn decode_raw(name: &str, datatype: &str, shape: &[i64], bytes: &[u8]) -> Result<ArrayRef, Status> {
+    let count = elements(name, shape)?;
+    let wrong = || {
+        Status::invalid_argument(format!("tensor `{name}` of {datatype} has {} bytes for {count} values", bytes.len()))
+    };
+    fn numbers<const N: usize, T>(bytes: &[u8], count: usize, of: impl Fn([u8; N]) -> T) -> Option<Vec<T>> {
+        let (chunks, rest) = bytes.as_chunks::<N>();
+        (chunks.len() == count && rest.is_empty()).then(|| chunks.iter().map(|chunk| of(*chunk)).collect())
+    }
+    let ints = |values: Option<Vec<i64>>| -> Option<ArrayRef> { Some(Arc::new(Int64Array::from(values?))) };
+    let reals = |values: Option<Vec<f64>>| -> Option<ArrayRef> { Some(Arc::new(Float64Array::from(values?))) };
+    let array = match datatype {
+        "BOOL" => numbers(bytes, count, |[byte]| byte != 0).map(|v| Arc::new(BooleanArray::from(v)) as ArrayRef),
+        "INT8" => ints(numbers(bytes, count, |b| i64::from(i8::from_le_bytes(b)))),
+        "INT16" => ints(numbers(bytes, count, |b| i64::from(i16::from_le_bytes(b)))),
+        "INT32" => ints(numbers(bytes, count, |b| i64::from(i32::from_le_bytes(b)))),
+        "INT64" => ints(numbers(bytes, count, i64::from_le_bytes)),
+        "UINT8" => ints(numbers(bytes, count, |b| i64::from(u8::from_le_bytes(b)))),
+        "UINT16" => ints(numbers(bytes, count, |b| i64::from(u16::from_le_bytes(b)))),
+        "UINT32" => ints(numbers(bytes, count, |b| i64::from(u32::from_le_bytes(b)))),
+        "UINT64" => ints(numbers(bytes, count, |b| u64::from_le_bytes(b) as i64)),
+        "FP32" => reals(numbers(bytes, count, |b| f64::from(f32::from_le_bytes(b)))),
+        "FP64" => reals(numbers(bytes, count, f64::from_le_bytes)),
+        "BYTES" => decode_texts(bytes, count),
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "tensor `{name}` has the datatype {other}, which is not read"
+            )));
+        }
+    };
+    array.ok_or_else(wrong)
+}
+
+fn decode_texts(mut bytes: &[u8], count: usize) -> Option<ArrayRef> {
+    // Each takes its length at least.
+    let mut texts = Vec::with_capacity(count.min(bytes.len() / 4));
+    for _ in 0..count {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let (text, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+        texts.push(text);
+        bytes = rest;
+    }
+    bytes.is_empty().then(|| text_array(texts))
+}
+
+/// Texts, or bytes where one is not UTF-8.
+pub fn text_array(values: Vec<&[u8]>) -> ArrayRef {
+    match values.iter().map(|value| std::str::from_utf8(value).ok()).collect::<Option<Vec<&str>>>() {
+        Some(texts) => Arc::new(StringArray::from(texts)),
+        None => Arc::new(BinaryArray::from(values)),
+    }
+}
+
+/// The number of values of a shape.
+pub fn elements(name: &str, shape: &[i64]) -> Result<usize, Status> {
+    let product = shape.iter().try_fold(1_usize, |all, size| all.checked_mul(usize::try_from(*size).ok()?));
+    product.ok_or_else(|| Status::invalid_argument(format!("tensor `{name}` has the shape {shape:?}")))
+}
+
+pub fn info_json(infos: &[TensorInfo]) -> Value {
+    infos.iter().map(|info| json!({"name": info.name, "datatype": info.datatype, "shape": info.shape})).collect()
+}

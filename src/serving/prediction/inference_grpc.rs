@@ -1,0 +1,160 @@
+//! The Open Inference Protocol over gRPC: raw contents in, raw contents out.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+
+use super::inference::{
+    self, OUTPUT, PLATFORM, Tensor, TensorInfo, decode_raw, elements, plan, route_name, text_array,
+};
+use super::inference_pb::grpc_inference_service_server::GrpcInferenceService;
+use super::inference_pb::model_infer_request::InferInputTensor;
+use super::inference_pb::model_infer_response::InferOutputTensor;
+use super::inference_pb::model_metadata_response::TensorMetadata;
+use super::inference_pb::{
+    InferTensorContents, ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+    ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+    ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+};
+use super::state::predict;
+use crate::serving::state::ServerState;
+
+#[derive(Debug, Clone)]
+pub struct InferenceGrpc {
+    pub state: Arc<ServerState>,
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for InferenceGrpc {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: self.state.prediction.service.catalog().is_some() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version } = request.into_inner();
+        Ok(Response::new(ModelReadyResponse { ready: plan(&self.state, &name, &version).is_ok() }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: PLATFORM.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: Vec::new(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version } = request.into_inner();
+        let plan = plan(&self.state, &name, &version)?;
+        let (inputs, outputs) = inference::tensors(&plan);
+        let info = |info: TensorInfo| TensorMetadata {
+            name: info.name,
+            datatype: info.datatype.to_owned(),
+            shape: info.shape,
+        };
+        let mut versions: Vec<String> = plan.models().map(|model| model.version.version.to_string()).collect();
+        versions.dedup();
+        Ok(Response::new(ModelMetadataResponse {
+            name,
+            versions,
+            platform: PLATFORM.to_owned(),
+            inputs: inputs.into_iter().map(info).collect(),
+            outputs: outputs.into_iter().map(info).collect(),
+        }))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let request = request.into_inner();
+        let plan = plan(&self.state, &request.model_name, &request.model_version)?;
+        check_outputs(request.outputs.iter().map(|output| output.name.as_str()))?;
+        let is_raw = !request.raw_input_contents.is_empty();
+        if is_raw && request.raw_input_contents.len() != request.inputs.len() {
+            let (raw, inputs) = (request.raw_input_contents.len(), request.inputs.len());
+            return Err(Status::invalid_argument(format!("{raw} raw contents are sent for {inputs} inputs")));
+        }
+        let mut tensors = Vec::with_capacity(request.inputs.len());
+        for (position, input) in request.inputs.into_iter().enumerate() {
+            tensors.push(tensor(input, request.raw_input_contents.get(position))?);
+        }
+        let route = route_name(&request.model_name, &request.model_version);
+        let asked = inference::request(&plan, route, request.id, tensors)?;
+        let answer = predict(&self.state, asked).await?;
+        let output = inference::output(&answer)?;
+        let (contents, raw) = match is_raw {
+            true => (None, vec![output.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>()]),
+            false => (Some(InferTensorContents { fp64_contents: output.values, ..Default::default() }), Vec::new()),
+        };
+        let output = InferOutputTensor {
+            name: OUTPUT.to_owned(),
+            datatype: "FP64".to_owned(),
+            shape: output.shape,
+            parameters: Default::default(),
+            contents,
+        };
+        let first = answer.rows.first();
+        Ok(Response::new(ModelInferResponse {
+            model_name: request.model_name,
+            model_version: first.map_or_else(String::new, |row| row.version.to_string()),
+            id: first.map_or_else(String::new, |row| row.prediction_id.clone()),
+            parameters: Default::default(),
+            outputs: vec![output],
+            raw_output_contents: raw,
+        }))
+    }
+}
+
+/// # Errors
+/// INVALID_ARGUMENT for an output that there is not.
+pub fn check_outputs<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<(), Status> {
+    match names.find(|name| *name != OUTPUT) {
+        Some(name) => Err(Status::invalid_argument(format!("there is no output `{name}`; there is `{OUTPUT}`"))),
+        None => Ok(()),
+    }
+}
+
+fn tensor(input: InferInputTensor, raw: Option<&Bytes>) -> Result<Tensor, Status> {
+    let InferInputTensor { name, datatype, shape, contents, .. } = input;
+    let values = match (raw, contents) {
+        (Some(raw), _) => decode_raw(&name, &datatype, &shape, raw)?,
+        (None, Some(contents)) => contents_array(&name, &datatype, &shape, contents)?,
+        (None, None) => return Err(Status::invalid_argument(format!("tensor `{name}` has no contents"))),
+    };
+    Ok(Tensor { name, shape, values })
+}
+
+fn contents_array(
+    name: &str,
+    datatype: &str,
+    shape: &[i64],
+    contents: InferTensorContents,
+) -> Result<ArrayRef, Status> {
+    let ints = |values: Vec<i64>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
+    let array: ArrayRef = match datatype {
+        "BOOL" => Arc::new(BooleanArray::from(contents.bool_contents)),
+        "INT8" | "INT16" | "INT32" => ints(contents.int_contents.into_iter().map(i64::from).collect()),
+        "INT64" => ints(contents.int64_contents),
+        "UINT8" | "UINT16" | "UINT32" => ints(contents.uint_contents.into_iter().map(i64::from).collect()),
+        "UINT64" => ints(contents.uint64_contents.into_iter().map(|value| value as i64).collect()),
+        "FP32" => Arc::new(contents.fp32_contents.into_iter().map(|v| Some(f64::from(v))).collect::<Float64Array>()),
+        "FP64" => Arc::new(Float64Array::from(contents.fp64_contents)),
+        "BYTES" => text_array(contents.bytes_contents.iter().map(AsRef::as_ref).collect()),
+        other => return Err(Status::invalid_argument(format!("tensor `{name}` has the datatype {other}"))),
+    };
+    let count = elements(name, shape)?;
+    match array.len() == count {
+        true => Ok(array),
+        false => Err(Status::invalid_argument(format!("tensor `{name}` has {} values of {count}", array.len()))),
+    }
+}
