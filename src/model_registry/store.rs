@@ -175,7 +175,7 @@ impl ModelRegistry {
         clock: &dyn Clock,
     ) -> Result<Arc<Models>, ModelRegistryError> {
         for _ in 0..TRIES_MAX {
-            let models = self.models().await?;
+            let mut models = self.models().await?;
             let name = file_name(models.position + 1);
             let event = next(&models)?;
             let file = EventFile { format_version: FORMAT_VERSION, at: clock.now().micros(), event };
@@ -183,7 +183,9 @@ impl ModelRegistry {
                 .map_err(|source| ModelRegistryError::Corrupt { file: self.log.shown(&name), source })?;
             bytes.push(b'\n');
             if self.log.create(&name, bytes).await? {
-                return self.models().await;
+                // As of this event: others may have come after it.
+                Arc::make_mut(&mut models).apply(EventTimestamp::from_micros(file.at), file.event);
+                return Ok(models);
             }
         }
         Err(ModelRegistryError::Busy)

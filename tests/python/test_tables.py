@@ -253,3 +253,42 @@ feature_views:
     pq.write_table(numbers, tmp_path / "rows/9.parquet")
     refused = subprocess.run([os.environ["ASOF_BIN"], "validate"], cwd=tmp_path, capture_output=True, text=True)
     assert refused.returncode == 2 and "`rows/9.parquet` has columns of other types" in refused.stderr
+
+
+def test_a_gap_between_runs_is_filled_by_the_next_and_told_before(tmp_path: Path, run: Run) -> None:
+    at = [dt.datetime(2024, month, day, tzinfo=UTC) for month, day in ((1, 1), (1, 10), (2, 2))]
+    pq.write_table(pa.table({"key": [1, 1, 1], "at": pa.array(at, pa.timestamp("us", "UTC")), "x": [1, 10, 100]}), tmp_path / "rows.parquet")
+    (tmp_path / "asof.yaml").write_text("project: gaps\n")
+    (tmp_path / "feature_defs").mkdir()
+    definitions = """
+entities: [{name: thing, join_keys: [{name: key, type: int64}]}]
+sources: [{name: rows, batch: {format: parquet, path: rows.parquet}, event_timestamp: at}]
+feature_views:
+  - name: sums
+    entities: [thing]
+    source: rows
+    where: x < LIMIT
+    aggregations: [{input: x, function: sum, windows: [lifetime], name: total}]
+"""
+    (tmp_path / "feature_defs/all.yaml").write_text(definitions.replace("LIMIT", "1000"))
+    (tmp_path / "spine.csv").write_text("key,event_timestamp\n1,2024-02-03T00:00:00Z\n")
+
+    def answer() -> tuple[int, str]:
+        done = run("get-batch-features", "--features", "sums", "--entities", "spine.csv", "--out", "out.parquet")
+        return pq.read_table(tmp_path / "out.parquet")["total_lifetime"][0].as_py(), " ".join(done["warnings"])
+
+    run("apply", "--yes")
+    run("materialize", "--end", "2024-01-05")
+    run("materialize", "--start", "2024-02-01", "--end", "2024-02-05")
+    total, warning = answer()
+    assert total == 101
+    assert "is materialized until 2024-01-05" in warning
+    run("materialize")
+    assert answer() == (111, "")
+    (tmp_path / "feature_defs/all.yaml").write_text(definitions.replace("LIMIT", "50"))
+    run("apply", "--yes")
+    total, warning = answer()
+    assert total == 111
+    assert "asof materialize sums" in warning
+    run("materialize")
+    assert answer() == (11, "")

@@ -49,6 +49,15 @@ fn moments_of_one_value_and_of_equal_ones() {
 }
 
 #[test]
+fn a_standard_deviation_is_there_where_its_variance_is_out_of_range() {
+    for far in [1e300, 3e-200, f64::MIN_POSITIVE, 5e-324] {
+        assert_eq!(of_floats(F::Stddev, &[far, -far]), Answer::Float(far));
+    }
+    assert_eq!(of_floats(F::Variance, &[1e300, -1e300]), Answer::Float(f64::INFINITY));
+    assert_eq!(of_floats(F::Stddev, &[1.0, f64::INFINITY]), Answer::Float(f64::NAN));
+}
+
+#[test]
 fn a_variance_does_not_cancel() {
     let far = 1e9;
     assert_eq!(of_floats(F::Variance, &[far + 4.0, far + 7.0, far + 13.0, far + 16.0]), Answer::Float(22.5));
