@@ -52,7 +52,7 @@ def main() -> None:
             return found
 
         try:
-            greatest = load("--concurrency", "64")["requests_per_second"]
+            greatest = load("--concurrency", "8")["requests_per_second"]
             normal = load("--rate", f"{greatest * 0.8:.0f}")
             before = resident_mb(process.pid)
             flood = load("--rate", f"{greatest * 4:.0f}")

@@ -90,7 +90,7 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
             let note = match (line.table_version, line.needs_materialization) {
                 _ if !line.is_materialized => "fed by its stream",
                 (None, _) => "never materialized",
-                (_, true) => "changed: run `asof materialize`",
+                (_, true) => "not from its beginning as it is defined: run `asof materialize`",
                 _ if line.online_is_behind => "online store is behind",
                 _ => "",
             };

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use datafusion::logical_expr::{Expr, cast};
 
 use super::floor_timestamp::{FloorTimestamp, floor_micros};
-use crate::arrow_types::{arrow_type, type_name};
+use crate::arrow_types::{UTC, arrow_type, type_name};
 use crate::definition::ValueType;
+use crate::time::EventTimestamp;
 
 /// A column that cannot hold the declared type without changing values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +67,8 @@ pub fn adapt_array(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMis
     }
 }
 
-/// `array` in the declared type; numbers may change type where every value stays the same. For what callers send.
+/// `array` in the declared type; numbers may change type where every value stays the same, and texts may be instants.
+/// For what callers send.
 ///
 /// # Errors
 /// [`TypeMismatch`] where a value would change on the way.
@@ -75,6 +77,9 @@ pub fn adapt_values(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMi
         Ok(adapted) => return Ok(adapted),
         Err(mismatch) => TypeMismatch { remedy: "send values that it can hold".to_owned(), ..mismatch },
     };
+    if let Some(texts) = array.as_string_opt::<i32>().filter(|_| *to == ValueType::Timestamp) {
+        return instants(texts).map_err(|text| TypeMismatch { found: format!("`{text}`"), ..mismatch });
+    }
     let target = arrow_type(to);
     let checked = CastOptions { safe: false, ..CastOptions::default() };
     let there_and_back = || {
@@ -84,6 +89,20 @@ pub fn adapt_values(array: &ArrayRef, to: &ValueType) -> Result<ArrayRef, TypeMi
     };
     let are_numbers = is_numeric(array.data_type()) && is_numeric(&target);
     are_numbers.then(there_and_back).flatten().ok_or(mismatch)
+}
+
+/// The instants that texts say.
+///
+/// # Errors
+/// The first text that says none.
+fn instants(texts: &StringArray) -> Result<ArrayRef, &str> {
+    let instant =
+        |text: Option<&str>| text.map(|text| EventTimestamp::parse(text).map(EventTimestamp::micros)).transpose();
+    let wrong = texts.iter().flatten().find(|text| EventTimestamp::parse(text).is_err());
+    match (wrong, texts.iter().map(instant).collect::<Result<TimestampMicrosecondArray, _>>()) {
+        (None, Ok(instants)) => Ok(Arc::new(instants.with_timezone(UTC))),
+        (wrong, _) => Err(wrong.unwrap_or_default()),
+    }
 }
 
 /// Numbers and lists of numbers.
@@ -133,6 +152,13 @@ fn widens(from: &DataType, to: &ValueType) -> bool {
             let nanos = matches!(item.data_type(), D::Timestamp(TimeUnit::Nanosecond, _));
             !nanos && (*item.data_type() == arrow_type(to) || widens(item.data_type(), to))
         }
+        (D::Map(entries, false), V::Map(key, value)) => match entries.data_type() {
+            D::Struct(fields) => [key, value].into_iter().zip(fields).all(|(to, field)| {
+                let nanos = matches!(field.data_type(), D::Timestamp(TimeUnit::Nanosecond, _));
+                !nanos && (*field.data_type() == arrow_type(to) || widens(field.data_type(), to))
+            }),
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -168,6 +194,13 @@ pub(super) fn declarable(from: &DataType) -> Option<ValueType> {
         ValueType::Date,
         ValueType::Timestamp,
     ];
+    if let DataType::Map(entries, _) = from
+        && let DataType::Struct(fields) = entries.data_type()
+        && let [key, value] = fields.as_ref()
+    {
+        let (key, value) = (declarable(key.data_type())?, declarable(value.data_type())?);
+        return Some(ValueType::Map(Box::new(key), Box::new(value)));
+    }
     let holds = |to: &ValueType| find_adaptation(from, to).is_some();
     let lists = scalars.iter().cloned().map(ValueType::list_of);
     scalars.iter().cloned().chain(lists).find(holds)

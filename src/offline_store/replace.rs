@@ -386,9 +386,10 @@ async fn commit(table: &ViewTable, replacement: &Replacement, actions: Vec<Actio
 /// What the table stands for after the commit.
 fn transactions(state: &TableState, replacement: &Replacement) -> Vec<Transaction> {
     let same_view = state.view_id == Some(replacement.view_id);
-    let until = match same_view {
-        true => state.materialized_until.max(replacement.materialized_until),
-        false => replacement.materialized_until,
+    let until = match state.materialized_until.filter(|_| same_view) {
+        // What lies between is not there: the next run goes on from where the rows end.
+        Some(until) if replacement.range.start.is_some_and(|start| start > until) => Some(until),
+        until => until.max(replacement.materialized_until),
     };
     let mut transactions = vec![Transaction::new(TRANSACTION_VIEW_ID, i64::from(replacement.view_id))];
     transactions.push(Transaction::new(TRANSACTION_HAS_CREATED, i64::from(replacement.has_created_timestamp)));

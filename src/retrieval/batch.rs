@@ -105,6 +105,8 @@ pub(super) struct OpenTable {
     pub rows: ViewTable,
     /// Of an aggregation view the table of the tiles of just these rows, where there is one.
     pub tiles: Option<ViewTable>,
+    /// Whether some of its rows may be missing, or be of an earlier definition.
+    pub is_changed: bool,
 }
 
 impl BatchRetrieval {
@@ -194,7 +196,9 @@ async fn open_tables(
         let table = async move {
             let rows = open_table(retrieval, catalog, &name, request).await?;
             let tiles = if is_aggregation { tiles_of(retrieval, &rows, &name).await? } else { None };
-            Ok((name, Arc::new(OpenTable { rows, tiles })))
+            let defined = catalog.registry.views.get(&name).map(|state| state.data_version);
+            let is_changed = defined != Some(rows.state().data_version);
+            Ok((name, Arc::new(OpenTable { rows, tiles, is_changed })))
         };
         opening.push(table.boxed());
     }
@@ -514,11 +518,23 @@ impl<'a> Reader<'a> {
         tables
     }
 
-    /// Says which views are asked about times past the end of what is materialized.
+    /// Says which views are not materialized as they are defined, or asked about times past the end of what is.
     fn warnings(&self, bounds: Option<(EventTimestamp, EventTimestamp)>) -> Vec<String> {
-        let AskedTimes::Spine { .. } = self.request.times else { return Vec::new() };
-        let Some((_, last)) = bounds else { return Vec::new() };
         let mut warnings: Vec<String> = Vec::new();
+        for (view, rows) in self.resolved.views.iter().zip(&self.rows) {
+            if matches!(rows, ViewRows::Table(table) if table.is_changed) {
+                let warning = format!(
+                    "feature view `{0}` was not materialized from its beginning since it was defined as it is now; run \
+                     `asof materialize {0}`",
+                    view.view.name
+                );
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
+        let AskedTimes::Spine { .. } = self.request.times else { return warnings };
+        let Some((_, last)) = bounds else { return warnings };
         for (view, rows) in self.resolved.views.iter().zip(&self.rows) {
             if let ViewRows::Table(table) = rows
                 && let Some(until) = table.rows.state().materialized_until

@@ -172,7 +172,7 @@ impl Reader<'_> {
     /// The tiles that windows may be read from; None: there are none, or as many as events.
     fn table_tiles(&self, position: usize, view: &ResolvedView) -> Result<Option<TableTiles>, RetrievalError> {
         let table = self.table(position).filter(|_| view.streamed.is_none());
-        let Some(OpenTable { rows, tiles: Some(table) }) = table else { return Ok(None) };
+        let Some(OpenTable { rows, tiles: Some(table), .. }) = table else { return Ok(None) };
         if table.row_count()?.zip(rows.row_count()?).is_none_or(|(tiles, events)| events < tiles * EVENTS_A_TILE_MIN) {
             return Ok(None);
         }

@@ -85,7 +85,7 @@ impl InFlight {
 }
 
 /// How long requests may go on being late before they are refused.
-pub(super) fn late_patience(queue_time: Duration) -> Duration {
+fn late_patience(queue_time: Duration) -> Duration {
     queue_time * 5
 }
 

@@ -4,12 +4,15 @@
 //! Fields are written in the order of their numbers, and left out where `proto/asof/v1` says they are empty, so the
 //! bytes are those that an encoder of the messages writes.
 
+use std::borrow::Cow;
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
     TimestampMicrosecondType,
 };
+use bytes::Bytes;
 use prost::Message;
 
 use super::columns::{encode_column, encode_instants, encode_statuses, encode_validity, value_type_of};
@@ -58,12 +61,12 @@ pub fn encode_online_answer(request: &OnlineRequest, answer: &OnlineAnswer, even
 /// A column and what of it is not the values.
 struct Column<'a> {
     name: &'a str,
-    type_name: std::borrow::Cow<'static, str>,
+    type_name: Cow<'static, str>,
     array: &'a ArrayRef,
     nulls: Option<NullBuffer>,
     statuses: Option<StatusesRef<'a>>,
     event_timestamps: Vec<i64>,
-    event_timestamps_validity: bytes::Bytes,
+    event_timestamps_validity: Bytes,
 }
 
 impl<'a> Column<'a> {
@@ -76,7 +79,7 @@ impl<'a> Column<'a> {
             nulls: array.logical_nulls().filter(|nulls| nulls.null_count() > 0),
             statuses: None,
             event_timestamps: Vec::new(),
-            event_timestamps_validity: bytes::Bytes::new(),
+            event_timestamps_validity: Bytes::new(),
         }
     }
 
@@ -96,13 +99,13 @@ impl<'a> Column<'a> {
             event_timestamps_validity: match (event_timestamps, instants) {
                 (true, Some(instants)) => encode_validity(instants.nulls()),
                 (true, None) => encode_validity(Some(&NullBuffer::new_null(column.values.len()))),
-                (false, _) => bytes::Bytes::new(),
+                (false, _) => Bytes::new(),
             },
         }
     }
 }
 
-fn type_name(value_type: &ValueType) -> std::borrow::Cow<'static, str> {
+fn type_name(value_type: &ValueType) -> Cow<'static, str> {
     match value_type {
         ValueType::Bool => "bool".into(),
         ValueType::Int32 => "int32".into(),

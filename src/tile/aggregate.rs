@@ -5,7 +5,7 @@ use super::answer::Answer;
 use super::kind::PartialKind;
 use super::partial::Partial;
 use super::ranking::Best;
-use super::value::{Scalar, Value, canonical_float};
+use super::value::{Scalar, Value};
 use crate::definition::{AggregateFunction, Aggregation, Percentiles, ValueType};
 
 /// One function over one input, for events in hand; windows are the business of who has the events.
@@ -112,7 +112,7 @@ impl Aggregate {
                 let moment = match function {
                     F::Skew => moments.skew(*count),
                     F::Kurtosis => moments.kurtosis(*count),
-                    F::Stddev => moments.variance(*count).map(|variance| canonical_float(variance.sqrt())),
+                    F::Stddev => moments.stddev(*count),
                     _ => moments.variance(*count),
                 };
                 moment.map_or(Answer::Null, Answer::Float)

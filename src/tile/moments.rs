@@ -101,6 +101,23 @@ impl Moments {
         Some(round_far(second.sign() == Sign::Minus, magnitude, exponent + 2 * i64::from(unit)))
     }
 
+    /// The root of the variance; None: there are no values.
+    ///
+    /// The variance is rounded once, then its root. It is in the range of `f64` also where the variance is not.
+    pub fn stddev(&self, n: u64) -> Option<f64> {
+        let variance = self.variance(n)?;
+        if variance.is_normal() || variance.is_nan() {
+            return Some(canonical_float(variance.sqrt()));
+        }
+        let (mut magnitude, mut exponent) = quotient(self.central(n).second().magnitude(), &BigUint::from(n).pow(2));
+        exponent += 2 * i64::from(self.unit());
+        // An even exponent leaves the root; the magnitude has bits to spare.
+        if exponent % 2 != 0 {
+            (magnitude, exponent) = (magnitude << 1, exponent - 1);
+        }
+        Some(scale_in_two_steps((magnitude as f64).sqrt(), (exponent / 2) as i32))
+    }
+
     /// The skew of the population, `m3 / m2^1.5`; None: there are no values, or all are the same.
     ///
     /// The two moments are rounded once each; then come a square root, a product and a division, each rounded.

@@ -255,7 +255,7 @@ impl RowCache {
         announced
     }
 
-    /// The newest version of each of these keys, all of one state of the store; the first position of each in `rows`.
+    /// The newest version of each of these keys, all of one state of the store.
     fn read_newest(&self, keys: &EncodedKeys) -> Result<Vec<Kept>, OnlineStoreError> {
         let mut newest = Vec::with_capacity(keys.len());
         self.store.read(keys, EventTimestamp::from_micros(i64::MAX), &mut |_, version| {
