@@ -12,6 +12,7 @@ Needs the packages of scripts/python-requirements.txt and ./python (`make demo-p
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -73,6 +74,7 @@ def main() -> int:
         server.terminate()
         server.wait()
     scored = pq.read_table(folder / "scored.parquet")["prediction"].to_pylist()
+    shutil.rmtree(folder)
     wrong = sum(a != b for a, b in zip(online, scored, strict=True))
     print(f"\n{asked.num_rows} departures, {replayed} predictions replayed to the bit, {wrong} differ from the batch's")
     return 1 if wrong or replayed <= asked.num_rows else 0

@@ -79,15 +79,18 @@ impl ModelRegistry {
             version.version = models.models.get(&name).map_or(0, |model| model.versions.len() as u64) + 1;
             Ok(Event::Registered(Box::new(version)))
         };
-        let models = self.add(next, clock).await?;
-        let registered = models.model(&name)?.versions.last().cloned();
-        let registered = registered.ok_or(ModelRegistryError::Busy)?;
+        let (event, models) = self.add(next, clock).await?;
+        // Others may have registered theirs since.
+        let number = if let Event::Registered(version) = event { version.version } else { 0 };
+        let model = models.model(&name)?;
+        let registered = Arc::clone(model.version(&name, number)?);
         // Whoever was killed before this left a model without a champion; the next version mends that.
-        if models.model(&name)?.aliases.get(CHAMPION).is_none() && models.model(&name)?.history.is_empty() {
-            self.set_alias(&name, CHAMPION, Some(registered.version), Some(None), clock).await.or_else(|error| {
-                // Somebody else's first version came before.
-                if matches!(error, ModelRegistryError::Moved { .. }) { Ok(Arc::clone(&models)) } else { Err(error) }
-            })?;
+        if model.history.is_empty() {
+            match self.set_alias(&name, CHAMPION, Some(1), Some(None), clock).await {
+                // Somebody else did it.
+                Ok(_) | Err(ModelRegistryError::Moved { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(registered)
     }
@@ -129,7 +132,7 @@ impl ModelRegistry {
             }
             Ok(Event::AliasMoved { model: model.to_owned(), alias: alias.to_owned(), from, to })
         };
-        self.add(next, clock).await
+        Ok(self.add(next, clock).await?.1)
     }
 
     /// Takes a version out of use for good.
@@ -155,7 +158,7 @@ impl ModelRegistry {
             }
             Ok(Event::Retired { model: model.to_owned(), version })
         };
-        self.add(next, clock).await
+        Ok(self.add(next, clock).await?.1)
     }
 
     /// The bytes of a version, checked against its SHA-256.
@@ -168,24 +171,24 @@ impl ModelRegistry {
         bytes.ok_or_else(|| ModelRegistryError::Artefact { what, file: self.artefacts.shown(&version.sha256) })
     }
 
-    /// Adds the event that `next` makes of what holds; of two callers at once one makes its event anew.
+    /// Adds the event that `next` makes of what holds; of two callers at once one makes its event anew. Gives the event
+    /// that was added, and what holds after it.
     async fn add(
         &self,
         next: impl Fn(&Models) -> Result<Event, ModelRegistryError>,
         clock: &dyn Clock,
-    ) -> Result<Arc<Models>, ModelRegistryError> {
+    ) -> Result<(Event, Arc<Models>), ModelRegistryError> {
         for _ in 0..TRIES_MAX {
-            let mut models = self.models().await?;
+            let models = self.models().await?;
             let name = file_name(models.position + 1);
             let event = next(&models)?;
-            let file = EventFile { format_version: FORMAT_VERSION, at: clock.now().micros(), event };
+            let at = clock.now().micros();
+            let file = EventFile { format_version: FORMAT_VERSION, at, event: event.clone() };
             let mut bytes = serde_json::to_vec_pretty(&file)
                 .map_err(|source| ModelRegistryError::Corrupt { file: self.log.shown(&name), source })?;
             bytes.push(b'\n');
             if self.log.create(&name, bytes).await? {
-                // As of this event: others may have come after it.
-                Arc::make_mut(&mut models).apply(EventTimestamp::from_micros(file.at), file.event);
-                return Ok(models);
+                return Ok((event, self.models().await?));
             }
         }
         Err(ModelRegistryError::Busy)

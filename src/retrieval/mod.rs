@@ -88,7 +88,9 @@ pub enum RetrievalError {
     /// `row` counts from 0; messages count from 1.
     #[error("row {}: column `{column}` {problem}", row + 1)]
     ColumnValue { column: String, row: usize, problem: String },
-    #[error("the spine has no time column: {problem}; name one with `timestamp_column`")]
+    #[error(
+        "the spine has no time column: {problem}; send one of timestamps, or of texts such as 2024-05-01T12:00:00Z, and name it with `timestamp_column`"
+    )]
     TimeColumn { problem: String },
     #[error("feature view `{view}` is not materialized; run `asof materialize {view}`, or ask with `from_source`")]
     NotMaterialized { view: FeatureViewName },

@@ -15,7 +15,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, Expr, ident, lit};
 
 use super::RetrievalError;
-use super::answer::RequestColumns;
+use super::answer::{RequestColumns, key_array};
 use super::batch::{AskedTimes, Reader, instant_lit};
 use super::resolve::ResolvedView;
 use crate::compile::{CompiledView, adapt_array};
@@ -228,7 +228,8 @@ impl Reader<'_> {
     }
 }
 
-/// The spine's times: the column named, else `event_timestamp`, else its only column of instants.
+/// The spine's times: the column named, else `event_timestamp`, else its only column of instants. One that is named, or
+/// has the default name, may hold instants as texts.
 fn time_column(spine: &RecordBatch, named: Option<&str>) -> Result<TimestampMicrosecondArray, RetrievalError> {
     let schema = spine.schema();
     let is_time = |field: &ArrowField| matches!(field.data_type(), DataType::Timestamp(..));
@@ -245,6 +246,10 @@ fn time_column(spine: &RecordBatch, named: Option<&str>) -> Result<TimestampMicr
     let Some(column) = spine.column_by_name(name) else {
         return Err(no_time_column(format!("it has no column `{name}`")));
     };
+    if matches!(column.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+        let instant = Field { name: name.to_owned(), value_type: ValueType::Timestamp, description: None };
+        return Ok(key_array(column, &instant)?.as_primitive::<TimestampMicrosecondType>().clone());
+    }
     let instants = adapt_array(column, &ValueType::Timestamp).map_err(|mismatch| {
         let is_out_of_range = |row: &usize| adapt_array(&column.slice(*row, 1), &ValueType::Timestamp).is_err();
         match (0..column.len()).find(is_out_of_range).filter(|_| times.contains(&name)) {

@@ -297,9 +297,12 @@ def number(function: str, value_type: str, values: list[Any]) -> Any:
         return bits(rounded(sum(integers), 1 if function == "sum" else n, unit), "float64")
     sums = [sum(integer**power for integer in integers) for power in (1, 2, 3, 4)]
     second = n * sums[1] - sums[0] ** 2
-    if function in ("variance", "stddev"):
-        variance = rounded(second, n * n, 2 * unit)
-        return bits(math.sqrt(variance) if function == "stddev" else variance, "float64")
+    if function == "variance":
+        return bits(rounded(second, n * n, 2 * unit), "float64")
+    if function == "stddev":
+        # The root of the variance, rounded as far from the ends of the range as powers of four bring it.
+        half = (second.bit_length() - (n * n).bit_length()) // 2
+        return bits(math.ldexp(math.sqrt(rounded(second, n * n, -2 * half)), half + unit), "float64")
     if second == 0:
         return None
     if function == "skew":
