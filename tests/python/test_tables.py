@@ -292,3 +292,15 @@ feature_views:
     assert "asof materialize sums" in warning
     run("materialize")
     assert answer() == (11, "")
+
+
+def test_the_times_of_a_spine_may_be_texts(tmp_path: Path, run: Run) -> None:
+    make_project(tmp_path)
+    run("apply", "--yes")
+    times = ["2025-01-01T00:00:00Z", "1931-05-06T07:08:09.999999Z", None]
+    for name, column in (("texts", times), ("instants", pa.array([t and dt.datetime.fromisoformat(t) for t in times], pa.timestamp("us", "UTC")))):
+        pq.write_table(pa.table({"key": [1, 2, 1], "event_timestamp": column}), tmp_path / f"{name}.parquet")
+        files = ("--entities", f"{name}.parquet", "--out", f"{name}.out.parquet")
+        run("get-batch-features", "--features", "all_types:big", "--from-source", *files)
+    found, expected = (pq.read_table(tmp_path / f"{name}.out.parquet")["big"].to_pylist() for name in ("texts", "instants"))
+    assert found == expected == [BIG, None, None]
