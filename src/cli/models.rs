@@ -241,12 +241,12 @@ async fn retire(project: &Project, arguments: &RetireArguments, output: Output) 
     let registry = project.model_registry()?;
     // A route that names the version would be left without.
     if let Some(applied) = project.registry()?.latest().await? {
-        let names = |text: &&str| {
+        let names = |text: &str| {
             text.parse::<ModelReference>()
                 .is_ok_and(|named| named.model == *model && named.pointer == version.to_string())
         };
         let mut routes = applied.definitions.prediction_routes.iter();
-        if let Some(route) = routes.find(|route| route.models().iter().any(|text| names(&text))) {
+        if let Some(route) = routes.find(|route| route.models().iter().any(|text| names(text))) {
             return Err(CliError::Refused(format!(
                 "version {version} of model `{model}` is named by route `{}`; change the route first",
                 route.name

@@ -133,7 +133,7 @@ impl FeatureStoreService {
         let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
         caller.check_request(&resolved)?;
         let (state, stages) = (Arc::clone(&self.state), self.stages.clone());
-        let with_ages = self.answered.fetch_add(1, Ordering::Relaxed) % AGES_EVERY == 0;
+        let with_ages = self.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(AGES_EVERY);
         let answer = move || {
             let begun = Instant::now();
             let failed = |error: RetrievalError| to_status(error.kind(), &error);
