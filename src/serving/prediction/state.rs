@@ -108,7 +108,7 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
     let (limit, rows) = (state.settings.server.limits.request_rows, request.columns.num_rows());
     if rows > limit {
         let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
-        return Err(Status::resource_exhausted(message));
+        return Err(Status::invalid_argument(message));
     }
     state.prediction.service.predict(request).await.map_err(|error| to_status(error.kind(), &error))
 }
