@@ -34,7 +34,9 @@ mod record;
 mod server;
 mod state;
 pub mod status;
+mod tls;
 pub mod tokens;
+mod traces;
 mod watched_body;
 mod wire;
 
