@@ -18,8 +18,9 @@ use super::shadow::{ShadowJob, Shadows};
 use crate::metrics::PREDICTIONS_TOTAL;
 use crate::model_registry::{BoundInput, InputSource};
 use crate::model_runtime::Predictions;
-use crate::retrieval::{OnlineRetrieval, RequestColumns};
+use crate::retrieval::{OnlineRetrieval, RequestColumns, Waiting};
 use crate::time::EventTimestamp;
+use crate::trace;
 
 /// Up to here a request is answered on the thread that received it: handing others over would take longer.
 const INLINE_ROWS_MAX: usize = 256;
@@ -89,6 +90,7 @@ impl PredictionService {
             0..=INLINE_ROWS_MAX => evaluate()?,
             _ => tokio::task::block_in_place(evaluate)?,
         };
+        trace::rows(request.columns.num_rows());
         let latency_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
         let Evaluated { answer, evaluations, known } = evaluated;
         for evaluation in &evaluations {
@@ -103,7 +105,9 @@ impl PredictionService {
         let ids: Vec<&str> = answer.rows.iter().map(|row| row.prediction_id.as_str()).collect();
         let sent_at = self.online.clock.now().micros();
         let head = RecordHead { plan: &plan, sent_at, registry_version: answer.registry_version, latency_us };
+        let logging = Instant::now();
         self.log(&head, &evaluations, &ids, &known).await?;
+        trace::stage("log", logging);
         self.start_shadows(&catalog, &plan, known, &request, &answer, now);
         Ok(answer)
     }
@@ -118,11 +122,16 @@ impl PredictionService {
     ) -> Result<Evaluated, PredictionError> {
         let mut known = KnownRows::new(&request.columns)?;
         check_request(plan, request)?;
+        let reading = Instant::now();
         let needed: Vec<&Arc<Read>> = plan.reads.iter().filter(|read| needs_read(plan, read, &known)).collect();
         for read in needed {
             fetch(&self.online, catalog, read, request, now, &mut known)?;
         }
-        evaluate_plan(plan, request, known, catalog.features.registry.version)
+        trace::stage("read", reading);
+        let evaluating = Instant::now();
+        let evaluated = evaluate_plan(plan, request, known, catalog.features.registry.version);
+        trace::stage("evaluate", evaluating);
+        evaluated
     }
 
     /// Remembers what was answered; a share of it, by the prediction's id, where the route samples.
@@ -227,7 +236,8 @@ pub fn fetch(
 ) -> Result<(), PredictionError> {
     let columns = service_columns(&request.columns, &read.resolved)?;
     let columns = RequestColumns::new(&read.resolved, columns)?;
-    let answer = online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now))?;
+    let answer =
+        online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now), &Waiting::default())?;
     known.add_fetched(&read.name, answer.into_answer());
     Ok(())
 }

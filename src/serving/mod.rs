@@ -35,7 +35,9 @@ mod refusal;
 mod server;
 mod state;
 pub mod status;
+mod tls;
 pub mod tokens;
+mod traces;
 mod watched_body;
 mod wire;
 

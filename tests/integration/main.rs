@@ -17,3 +17,4 @@ mod stream_state;
 mod streams;
 mod streams_failing;
 mod support;
+mod traces;
