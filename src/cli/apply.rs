@@ -11,7 +11,7 @@ use super::output::Output;
 use super::project::Project;
 use crate::error::{ErrorKind, error_chain};
 use crate::materialization::remove_unknown_views;
-use crate::model_registry::{BrokenModel, broken_models};
+use crate::model_registry::{BrokenModel, UnknownModel, broken_models, unknown_models};
 use crate::registry::{self, Plan, RegistryVersion};
 use crate::serving::pb::SyncOnlineStoreRequest;
 use crate::serving::pb::admin_client::AdminClient;
@@ -39,18 +39,18 @@ pub struct ApplyArguments {
 
 pub async fn plan(project: &Project, arguments: &PlanArguments, output: Output) -> Result<(), CliError> {
     let plan = make_plan(project, arguments.allow_breaking).await?;
-    let broken = broken_models(&*project.model_registry()?.models().await?, &plan);
-    say_plan(&plan, &broken, output);
-    output.document(&plan_document(&plan, &broken)?);
+    let effects = Effects::of(project, &plan).await?;
+    effects.say(&plan, output);
+    output.document(&effects.document(&plan)?);
     Ok(())
 }
 
 pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) -> Result<(), CliError> {
     let plan = make_plan(project, arguments.allow_breaking).await?;
-    let broken = broken_models(&*project.model_registry()?.models().await?, &plan);
-    say_plan(&plan, &broken, output);
+    let effects = Effects::of(project, &plan).await?;
+    effects.say(&plan, output);
     if plan.is_empty() {
-        let document = plan_document(&plan, &broken)?;
+        let document = effects.document(&plan)?;
         output.document(&json!({"applied": false, "version": plan.base_version, "plan": document}));
         return Ok(());
     }
@@ -60,8 +60,8 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
             project.definitions_folder().display()
         )));
     }
-    if !broken.is_empty() && !plan.is_breaking_allowed() {
-        let listed: String = broken.iter().map(|model| format!("\n  - {model}")).collect();
+    if !effects.broken.is_empty() && !plan.is_breaking_allowed() {
+        let listed: String = effects.broken.iter().map(|model| format!("\n  - {model}")).collect();
         return Err(CliError::Refused(format!(
             "the plan changes what models in use depend on:{listed}\nregister versions that were trained on the change and move the aliases, or apply with `--allow-breaking`"
         )));
@@ -82,7 +82,7 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
     output.document(&json!({
         "applied": true,
         "version": applied.version,
-        "plan": plan_document(&plan, &broken)?,
+        "plan": effects.document(&plan)?,
         "views_deleted_online": emptied,
     }));
     Ok(())
@@ -95,18 +95,37 @@ async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliE
     Ok(if allow_breaking { plan.allow_breaking() } else { plan })
 }
 
-fn say_plan(plan: &Plan, broken: &[BrokenModel], output: Output) {
-    output.say(plan);
-    for model in broken {
-        output.say(format!("breaks model: {model}"));
-    }
+/// What a plan means for models.
+struct Effects {
+    broken: Vec<BrokenModel>,
+    /// Models that routes name and that are not registered.
+    unknown: Vec<UnknownModel>,
 }
 
-fn plan_document(plan: &Plan, broken: &[BrokenModel]) -> Result<Value, CliError> {
-    let failed = |error| CliError::Failed(format!("the plan cannot be written as JSON: {error}"));
-    let mut document = serde_json::to_value(plan).map_err(failed)?;
-    document["breaking_models"] = json!(broken);
-    Ok(document)
+impl Effects {
+    async fn of(project: &Project, plan: &Plan) -> Result<Self, CliError> {
+        let models = project.model_registry()?.models().await?;
+        let unknown = unknown_models(&models, &plan.definitions);
+        Ok(Effects { broken: broken_models(&models, plan), unknown })
+    }
+
+    fn say(&self, plan: &Plan, output: Output) {
+        output.say(plan);
+        for model in &self.broken {
+            output.say(format!("breaks model: {model}"));
+        }
+        for model in &self.unknown {
+            eprintln!("warning: {model}");
+        }
+    }
+
+    fn document(&self, plan: &Plan) -> Result<Value, CliError> {
+        let failed = |error| CliError::Failed(format!("the plan cannot be written as JSON: {error}"));
+        let mut document = serde_json::to_value(plan).map_err(failed)?;
+        document["breaking_models"] = json!(self.broken);
+        document["unknown_models"] = json!(self.unknown);
+        Ok(document)
+    }
 }
 
 /// Asks on a terminal; elsewhere `--yes` has to say it.

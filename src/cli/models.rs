@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::output::{Output, table};
 use super::project::Project;
 use crate::model_registry::{
-    ModelReference, ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
+    ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
 };
 use crate::model_runtime::{InputKind, InputRows, LoadOptions, Model, ModelFormat};
 use crate::serving::prediction::model_document;
@@ -238,22 +238,9 @@ async fn alias(project: &Project, arguments: &AliasArguments, output: Output) ->
 
 async fn retire(project: &Project, arguments: &RetireArguments, output: Output) -> Result<(), CliError> {
     let RetireArguments { model, version } = arguments;
-    let registry = project.model_registry()?;
-    // A route that names the version would be left without.
-    if let Some(applied) = project.registry()?.latest().await? {
-        let names = |text: &&str| {
-            text.parse::<ModelReference>()
-                .is_ok_and(|named| named.model == *model && named.pointer == version.to_string())
-        };
-        let mut routes = applied.definitions.prediction_routes.iter();
-        if let Some(route) = routes.find(|route| route.models().iter().any(|text| names(&text))) {
-            return Err(CliError::Refused(format!(
-                "version {version} of model `{model}` is named by route `{}`; change the route first",
-                route.name
-            )));
-        }
-    }
-    registry.retire(model, *version, &SystemClock).await?;
+    let applied = project.registry()?.latest().await?;
+    let definitions = applied.map(|applied| applied.definitions).unwrap_or_default();
+    project.model_registry()?.retire(model, *version, &definitions, &SystemClock).await?;
     output.say(format!("{model} version {version} is retired."));
     output.document(&json!({"model": model, "retired": version}));
     Ok(())

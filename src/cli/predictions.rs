@@ -101,7 +101,7 @@ impl Project {
         Ok(log_rows(&batches)?)
     }
 
-    async fn prediction_catalog(&self) -> Result<PredictionCatalog, CliError> {
+    pub async fn prediction_catalog(&self) -> Result<PredictionCatalog, CliError> {
         let registry = self.model_registry()?;
         let models = registry.models().await?;
         Ok(PredictionCatalog::build(Arc::new(self.catalog().await?), models, &registry, None).await)

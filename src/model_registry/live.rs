@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::binding::InputSource;
 use super::event::ModelVersion;
-use super::models::Models;
-use crate::definition::{Definitions, ValueType};
+use super::models::{ModelReference, Models};
+use crate::definition::{Definitions, PredictionRoute, ValueType};
 use crate::registry::{Action, DefinitionKind, Plan, service_signature};
 
 /// A live model, and why it cannot go on after a change.
@@ -38,6 +38,49 @@ pub fn broken_models(models: &Models, plan: &Plan) -> Vec<BrokenModel> {
         })
     };
     models.live().filter_map(broken).collect()
+}
+
+/// A reference of a route that no model answers to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnknownModel {
+    pub route: String,
+    pub model: String,
+    pub problem: String,
+}
+
+impl std::fmt::Display for UnknownModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "route `{}`, `{}`: {}", self.route, self.model, self.problem)
+    }
+}
+
+/// What routes name and nobody has registered yet: until then a route does not answer, and a shadow sees nothing.
+pub fn unknown_models(models: &Models, definitions: &Definitions) -> Vec<UnknownModel> {
+    let problem = |text: &str| -> Option<String> {
+        let reference = text.parse::<ModelReference>().ok()?;
+        models.resolve(&reference).err().map(|error| error.to_string())
+    };
+    let of_route = |route: &PredictionRoute| {
+        let mut seen = Vec::new();
+        for model in route.models() {
+            let (route, known) = (route.name.as_str().to_owned(), seen.iter().any(|u: &UnknownModel| u.model == model));
+            if let Some(problem) = problem(model).filter(|_| !known) {
+                seen.push(UnknownModel { route, model: model.to_owned(), problem });
+            }
+        }
+        seen
+    };
+    definitions.prediction_routes.iter().flat_map(of_route).collect()
+}
+
+/// The first route that names a version by its number.
+pub(super) fn route_that_names(definitions: &Definitions, model: &str, version: u64) -> Option<String> {
+    let names = |text: &&str| {
+        text.parse::<ModelReference>().is_ok_and(|named| named.model == model && named.pointer == version.to_string())
+    };
+    let mut routes = definitions.prediction_routes.iter();
+    let found = routes.find(|route| route.models().iter().any(|text| names(&text)));
+    found.map(|route| route.name.as_str().to_owned())
 }
 
 fn missing_inputs(definitions: &Definitions, version: &ModelVersion) -> Vec<String> {

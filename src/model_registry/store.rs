@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use super::CHAMPION;
 use super::error::ModelRegistryError;
 use super::event::{Event, EventFile, FORMAT_VERSION, Golden, ModelVersion};
+use super::live::route_that_names;
 use super::models::Models;
-use crate::definition::is_valid_name;
+use crate::definition::{Definitions, is_valid_name};
 use crate::registry::RegistryFolder;
 use crate::time::{Clock, EventTimestamp};
 
@@ -138,13 +139,18 @@ impl ModelRegistry {
     /// Takes a version out of use for good.
     ///
     /// # Errors
-    /// [`ModelRegistryError::InUse`] while an alias stands for it.
+    /// [`ModelRegistryError::InUse`] while an alias stands for it, [`ModelRegistryError::Named`] while a route of the
+    /// definitions names it.
     pub async fn retire(
         &self,
         model: &str,
         version: u64,
+        definitions: &Definitions,
         clock: &dyn Clock,
     ) -> Result<Arc<Models>, ModelRegistryError> {
+        if let Some(route) = route_that_names(definitions, model, version) {
+            return Err(ModelRegistryError::Named { model: model.to_owned(), version, route });
+        }
         let next = |models: &Models| {
             let registered = models.model(model)?;
             registered.version(model, version)?;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::error::PredictionError;
+use super::inputs::InputNames;
 use super::plan::{Planner, RoutePlan};
 use crate::definition::{PredictionRoute, RouteAnswer, RouteName};
 use crate::error::error_chain;
-use crate::model_registry::{ModelReference, ModelRegistry, ModelVersion, Models};
+use crate::model_registry::{ModelReference, ModelRegistry, ModelVersion, Models, RegisteredModel};
 use crate::model_runtime::{LoadOptions, Model};
 use crate::retrieval::Catalog;
 
@@ -16,6 +17,7 @@ use crate::retrieval::Catalog;
 pub struct LoadedModel {
     pub version: Arc<ModelVersion>,
     pub model: Model,
+    pub names: InputNames,
 }
 
 type Key = (String, u64);
@@ -28,6 +30,8 @@ pub struct PredictionCatalog {
     loaded: Loaded,
     /// By name; why one cannot answer is told to those who ask it.
     routes: HashMap<String, Result<Arc<RoutePlan>, String>>,
+    /// Those of models by `name@alias` and `name@version`.
+    references: HashMap<String, Arc<RoutePlan>>,
 }
 
 impl PredictionCatalog {
@@ -52,7 +56,8 @@ impl PredictionCatalog {
             }
             loaded.insert(key, model);
         }
-        let mut catalog = PredictionCatalog { features, models, loaded, routes: HashMap::new() };
+        let (routes, references) = (HashMap::new(), HashMap::new());
+        let mut catalog = PredictionCatalog { features, models, loaded, routes, references };
         let routes = catalog.features.definitions().prediction_routes.iter().map(|route| catalog.planned(route));
         let mut routes: HashMap<_, _> = routes.collect();
         for name in catalog.models.models.keys().filter(|name| !routes.contains_key(*name)).cloned().collect::<Vec<_>>()
@@ -61,7 +66,20 @@ impl PredictionCatalog {
             routes.extend([catalog.planned(&route_of_model(&name, &name))]);
         }
         catalog.routes = routes;
+        catalog.references = catalog.planned_references();
         catalog
+    }
+
+    fn planned_references(&self) -> HashMap<String, Arc<RoutePlan>> {
+        let versions = self.loaded.keys().map(|(model, version)| format!("{model}@{version}"));
+        let alias = |(name, model): (&String, &RegisteredModel)| -> Vec<String> {
+            model.aliases.keys().map(|alias| format!("{name}@{alias}")).collect()
+        };
+        let references = versions.chain(self.models.models.iter().flat_map(alias));
+        // Why one cannot be asked, whoever asks it is told.
+        references
+            .filter_map(|name| self.plan(&route_of_model(&name, &name)).ok().map(|plan| (name, Arc::new(plan))))
+            .collect()
     }
 
     fn planned(&self, route: &PredictionRoute) -> (String, Result<Arc<RoutePlan>, String>) {
@@ -97,7 +115,10 @@ impl PredictionCatalog {
             Some(Err(problem)) => {
                 Err(PredictionError::RouteUnavailable { route: name.to_owned(), problem: problem.clone() })
             }
-            None if name.contains('@') => self.plan(&route_of_model(name, name)).map(Arc::new),
+            None if name.contains('@') => match self.references.get(name) {
+                Some(plan) => Ok(Arc::clone(plan)),
+                None => self.plan(&route_of_model(name, name)).map(Arc::new),
+            },
             None => Err(PredictionError::unknown_route(name, self.routes.keys().map(String::as_str))),
         }
     }
@@ -105,6 +126,11 @@ impl PredictionCatalog {
     /// Names of all routes, those of models among them.
     pub fn route_names(&self) -> impl Iterator<Item = &str> {
         self.routes.keys().map(String::as_str)
+    }
+
+    /// All that can be asked.
+    pub fn plans(&self) -> impl Iterator<Item = &Arc<RoutePlan>> {
+        self.routes.values().flatten().chain(self.references.values())
     }
 
     /// Whether it is of these versions.
@@ -147,5 +173,5 @@ pub(super) async fn load(
     let format = version.format;
     let loading = tokio::task::spawn_blocking(move || Model::load(format, &bytes, &options));
     let model = loading.await.map_err(|error| PredictionError::Rows(error.to_string()))??;
-    Ok(Arc::new(LoadedModel { version: Arc::clone(version), model }))
+    Ok(Arc::new(LoadedModel { version: Arc::clone(version), model, names: InputNames::of(version) }))
 }

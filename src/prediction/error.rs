@@ -27,6 +27,8 @@ pub enum PredictionError {
     UnknownColumn { column: String, nearest: Option<String> },
     #[error("{rows} rows are sent with {ids} prediction ids; send one a row, or none")]
     PredictionIds { rows: usize, ids: usize },
+    #[error("route `{route}` is asked twice in one request")]
+    RouteTwice { route: String },
     #[error("prediction id `{id}` is sent for two rows")]
     SameId { id: String },
     #[error("a request has columns of rows, and at least one row")]
@@ -66,6 +68,12 @@ impl PredictionError {
             PredictionError::OfflineStore(error) => error.kind(),
             _ => ErrorKind::Invalid,
         }
+    }
+
+    /// `known`: the columns that there may be.
+    pub fn unknown_column<'a>(column: &str, known: impl Iterator<Item = &'a String>) -> Self {
+        let nearest = nearest(column, known.map(String::as_str)).map(str::to_owned);
+        PredictionError::UnknownColumn { column: column.to_owned(), nearest }
     }
 
     pub(super) fn unknown_route<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Self {

@@ -17,6 +17,7 @@ mod hash;
 mod inputs;
 mod log;
 mod plan;
+mod record;
 mod replay;
 mod request;
 mod rows;

@@ -1,12 +1,13 @@
 //! A route, ready to be asked: its models loaded, its conditions compiled.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::catalog::LoadedModel;
 use super::condition::Condition;
 use super::error::PredictionError;
 use crate::definition::{
-    Experiment, FeatureReference, Field, PredictionLog, PredictionRoute, RouteAnswer, Step, ValueType,
+    Experiment, FeatureReference, Field, PredictionLog, PredictionRoute, RouteAnswer, Shadow, Step, ValueType,
 };
 use crate::model_registry::{InputSource, ModelReference};
 use crate::model_runtime::InputKind;
@@ -24,7 +25,7 @@ pub struct RoutePlan {
     /// What is read of the store for an answer, each once.
     pub reads: Vec<Arc<Read>>,
     /// Columns that a request may carry.
-    pub columns: Vec<String>,
+    pub columns: HashSet<String>,
     /// Those of them that are join keys.
     pub join_keys: Vec<String>,
 }
@@ -35,6 +36,16 @@ pub struct Read {
     /// The feature service, or the reference of a lookup.
     pub name: String,
     pub resolved: Arc<ResolvedRequest>,
+    /// Positions among the outputs by full name.
+    pub positions: HashMap<String, usize>,
+}
+
+impl Read {
+    fn new(name: String, resolved: Arc<ResolvedRequest>) -> Self {
+        let names = resolved.outputs.iter().enumerate();
+        let positions = names.map(|(position, output)| (output.name.clone(), position)).collect();
+        Read { name, resolved, positions }
+    }
 }
 
 #[derive(Debug)]
@@ -69,6 +80,12 @@ impl RoutePlan {
         let steps = self.steps.iter().flat_map(|step| std::iter::once(&step.model).chain(&step.otherwise));
         let variants = self.experiment.iter().flat_map(|experiment| &experiment.variants);
         steps.chain(variants.map(|(_, model)| model))
+    }
+
+    /// Whether a request may carry a column of this name; `view:feature` stands for `view__feature`.
+    pub fn has_column(&self, name: &str) -> bool {
+        let in_full = || name.split_once(':').map(|(view, feature)| format!("{view}__{feature}"));
+        self.columns.contains(name) || in_full().is_some_and(|name| self.columns.contains(&name))
     }
 }
 
@@ -106,16 +123,22 @@ impl Planner<'_> {
         let mut all_reads = reads.clone();
         let mut shadows = Vec::new();
         for shadow in &route.shadows {
-            let model = load(&shadow.model)?;
-            let read = self.add_read(&model.version.service, &mut all_reads)?;
-            models.push(Arc::clone(&model));
-            let reference = shadow.model.clone();
-            shadows.push(PlannedShadow { reference, model, percent: shadow.percent, filter: None, read });
+            let planned = load(&shadow.model)
+                .and_then(|model| Ok((self.add_read(&model.version.service, &mut all_reads)?, model)));
+            match planned {
+                Ok((read, model)) => shadows.push((shadow, model, read)),
+                Err(error) => leave_out(route, shadow, &error),
+            }
         }
+        models.extend(shadows.iter().map(|(_, model, _)| Arc::clone(model)));
         let fields = known_fields(&all_reads, &models, &steps);
-        for (planned, shadow) in shadows.iter_mut().zip(&route.shadows) {
-            planned.filter = shadow.filter.as_deref().map(|text| Condition::compile(text, &fields)).transpose()?;
-        }
+        let shadow = |(shadow, model, read): (&Shadow, _, _)| {
+            let filter = shadow.filter.as_deref().map(|text| Condition::compile(text, &fields)).transpose();
+            let filter = filter.inspect_err(|error| leave_out(route, shadow, error)).ok()?;
+            let (reference, percent) = (shadow.model.clone(), shadow.percent);
+            Some(PlannedShadow { reference, model, percent, filter, read })
+        };
+        let shadows = shadows.into_iter().filter_map(shadow).collect();
         let planned = |step: &Step| {
             Ok::<_, PredictionError>(PlannedStep {
                 model: load(&step.model)?,
@@ -125,7 +148,7 @@ impl Planner<'_> {
             })
         };
         let steps = steps.iter().map(planned).collect::<Result<Vec<_>, _>>()?;
-        let mut columns: Vec<String> = fields.iter().map(|field| field.name.clone()).collect();
+        let mut columns: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
         columns.extend(experiment.iter().map(|experiment| experiment.unit.clone()));
         let mut join_keys: Vec<String> = Vec::new();
         for key in all_reads.iter().flat_map(|read| &read.resolved.join_keys) {
@@ -150,7 +173,7 @@ impl Planner<'_> {
 
     fn read_lookup(&self, reference: &FeatureReference) -> Result<Arc<Read>, PredictionError> {
         let selection = FeatureSelection::References(vec![reference.to_string()]);
-        Ok(Arc::new(Read { name: reference.to_string(), resolved: self.features.resolve(&selection, true)? }))
+        Ok(Arc::new(Read::new(reference.to_string(), self.features.resolve(&selection, true)?)))
     }
 
     fn add_read(&self, service: &str, reads: &mut Vec<Arc<Read>>) -> Result<Arc<Read>, PredictionError> {
@@ -158,10 +181,16 @@ impl Planner<'_> {
             return Ok(Arc::clone(known));
         }
         let resolved = self.features.resolve(&FeatureSelection::Service(service.to_owned()), true)?;
-        let read = Arc::new(Read { name: service.to_owned(), resolved });
+        let read = Arc::new(Read::new(service.to_owned(), resolved));
         reads.push(Arc::clone(&read));
         Ok(read)
     }
+}
+
+/// A shadow that cannot be asked is none: its route answers without it.
+fn leave_out(route: &PredictionRoute, shadow: &Shadow, error: &PredictionError) {
+    let (route, shadow) = (route.name.as_str(), shadow.model.as_str());
+    tracing::warn!(route, shadow, error = error as &dyn std::error::Error, "a shadow is left out");
 }
 
 /// What conditions may name, each once: keys, request values, features by short and full name, inputs, steps.

@@ -10,8 +10,8 @@ use crate::time::EventTimestamp;
 
 #[derive(Debug, Clone)]
 pub struct PredictRequest {
-    /// A route, or a model as `name`, `name@alias` or `name@version`.
-    pub route: String,
+    /// Routes, or models as `name`, `name@alias` or `name@version`: each answers every row.
+    pub routes: Vec<String>,
     /// Join keys, request values, and features that the caller knows better.
     pub columns: RecordBatch,
     /// One a row, or none: then they are made.

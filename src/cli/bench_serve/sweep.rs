@@ -85,14 +85,14 @@ pub fn report(arguments: &BenchServeArguments, points: &[Point], values: usize, 
         document["rate"] = json!(point.rate);
         document
     });
-    output.document(&json!({
-        "service": arguments.service,
-        "entities": arguments.entities,
+    let mut document = json!({
         "rates": points.collect::<Vec<_>>(),
         "recommendation": planned.map(|(rate, cores)| json!({
             "requests_per_second": rate,
             "p99_ms_max": arguments.p99,
             "cores": cores.ceil(),
         })),
-    }));
+    });
+    arguments.describe(&mut document);
+    output.document(&document);
 }

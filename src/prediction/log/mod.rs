@@ -18,3 +18,6 @@ pub use row::{LogRow, LogValue, Role};
 pub use spool::PredictionLogger;
 
 pub(super) use row::{LogRecord, RecordRow, RecordValue};
+
+#[cfg(test)]
+mod tests;

@@ -58,12 +58,15 @@ impl Prediction for PredictionGrpc {
             columns.push((column.name.clone(), array));
         }
         let request = PredictRequest {
-            route: request.route,
+            routes: std::iter::once(request.route).chain(request.other_routes).collect(),
             columns: request_batch(columns)?,
             prediction_ids: request.prediction_ids,
             now: request.now.map(EventTimestamp::from_micros),
         };
-        Ok(Response::new(to_wire(&predict(&self.state, request).await?)))
+        let answers = predict(&self.state, request).await?;
+        let mut answers = answers.iter().map(to_wire);
+        let first = answers.next().unwrap_or_default();
+        Ok(Response::new(pb::PredictResponse { others: answers.collect(), ..first }))
     }
 
     async fn batch_predict(
@@ -174,7 +177,10 @@ impl Prediction for PredictionGrpc {
         request: Request<pb::RetireModelRequest>,
     ) -> Result<Response<pb::RetireModelResponse>, Status> {
         let asked = request.into_inner();
-        let retired = self.state.prediction.models.retire(&asked.model, asked.version, self.clock()).await;
+        let catalog = self.state.catalog();
+        let definitions = catalog.map(|catalog| catalog.definitions().clone()).unwrap_or_default();
+        let models = &self.state.prediction.models;
+        let retired = models.retire(&asked.model, asked.version, &definitions, self.clock()).await;
         retired.map_err(|error| to_status(error.kind(), &error))?;
         self.follow().await?;
         Ok(Response::new(pb::RetireModelResponse {}))

@@ -6,7 +6,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
+};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Float64Type};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -66,6 +70,10 @@ pub fn request(plan: &RoutePlan, route: String, id: String, tensors: Vec<Tensor>
     let mut columns: Vec<(String, ArrayRef)> = Vec::new();
     for Tensor { name, shape, values } in tensors {
         match shape.as_slice() {
+            [rows, 1] if name == MATRIX && takes_matrix(plan) => {
+                let names = matrix_names(plan, 1).unwrap_or_default();
+                columns.extend(matrix_columns(&values, usize::try_from(*rows).unwrap_or(0), names)?);
+            }
             [_] | [_, 1] => columns.push((name, values)),
             [rows, width] if *rows >= 0 && *width > 1 => {
                 let names = matrix_names(plan, *width as usize).ok_or_else(|| {
@@ -80,7 +88,11 @@ pub fn request(plan: &RoutePlan, route: String, id: String, tensors: Vec<Tensor>
     }
     let columns = request_batch(columns)?;
     let prediction_ids = if id.is_empty() || columns.num_rows() != 1 { Vec::new() } else { vec![id] };
-    Ok(PredictRequest { route, columns, prediction_ids, now: None })
+    Ok(PredictRequest { routes: vec![route], columns, prediction_ids, now: None })
+}
+
+fn takes_matrix(plan: &RoutePlan) -> bool {
+    plan.models().next().is_some_and(|model| model.version.takes_matrix)
 }
 
 /// The inputs of the model that takes a matrix of this width.
@@ -91,11 +103,14 @@ fn matrix_names(plan: &RoutePlan, width: usize) -> Option<Vec<String>> {
 
 fn matrix_columns(values: &ArrayRef, rows: usize, names: Vec<String>) -> Result<Vec<(String, ArrayRef)>, Status> {
     let width = names.len();
-    let numbers = arrow::compute::cast(values, &arrow::datatypes::DataType::Float64);
+    // A text that is no number ends it.
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let numbers = cast_with_options(values, &DataType::Float64, &options);
     let numbers = numbers.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&numbers).clone();
+    let numbers = numbers.as_primitive::<Float64Type>();
+    let value = |at: usize| numbers.is_valid(at).then(|| numbers.value(at));
     let column = |position: usize| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values((0..rows).map(|row| numbers.value(row * width + position))))
+        Arc::new((0..rows).map(|row| value(row * width + position)).collect::<Float64Array>())
     };
     Ok(names.into_iter().enumerate().map(|(position, name)| (name, column(position))).collect())
 }
@@ -106,8 +121,8 @@ pub fn output(answer: &PredictAnswer) -> Result<Output, Status> {
     let rows = &answer.rows;
     let unfit = || Status::failed_precondition("the predictions are not numbers in equal rows; ask with POST /predict");
     if let Some(looked_up) = &answer.looked_up {
-        let numbers = arrow::compute::cast(looked_up, &arrow::datatypes::DataType::Float64).map_err(|_| unfit())?;
-        let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&numbers).clone();
+        let numbers = cast(looked_up, &DataType::Float64).map_err(|_| unfit())?;
+        let numbers = numbers.as_primitive::<Float64Type>();
         let value = |(position, row): (usize, &crate::prediction::RowAnswer)| match row.prediction.as_slice() {
             [] => Ok(numbers.iter().nth(position).flatten().unwrap_or(f64::NAN)),
             [number] => Ok(*number),
@@ -195,7 +210,7 @@ pub fn decode_raw(name: &str, datatype: &str, shape: &[i64], bytes: &[u8]) -> Re
         "UINT8" => ints(numbers(bytes, count, |b| i64::from(u8::from_le_bytes(b)))),
         "UINT16" => ints(numbers(bytes, count, |b| i64::from(u16::from_le_bytes(b)))),
         "UINT32" => ints(numbers(bytes, count, |b| i64::from(u32::from_le_bytes(b)))),
-        "UINT64" => ints(numbers(bytes, count, |b| u64::from_le_bytes(b) as i64)),
+        "UINT64" => numbers(bytes, count, u64::from_le_bytes).map(|v| Arc::new(UInt64Array::from(v)) as ArrayRef),
         "FP32" => reals(numbers(bytes, count, |b| f64::from(f32::from_le_bytes(b)))),
         "FP64" => reals(numbers(bytes, count, f64::from_le_bytes)),
         "BYTES" => decode_texts(bytes, count),

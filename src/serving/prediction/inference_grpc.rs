@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, UInt64Array};
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
@@ -18,7 +18,7 @@ use super::inference_pb::{
     ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
     ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
-use super::state::predict;
+use super::state::predict_one;
 use crate::serving::state::ServerState;
 
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ impl GrpcInferenceService for InferenceGrpc {
         }
         let route = route_name(&request.model_name, &request.model_version);
         let asked = inference::request(&plan, route, request.id, tensors)?;
-        let answer = predict(&self.state, asked).await?;
+        let answer = predict_one(&self.state, asked).await?;
         let output = inference::output(&answer)?;
         let (contents, raw) = match is_raw {
             true => (None, vec![output.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>()]),
@@ -146,7 +146,7 @@ fn contents_array(
         "INT8" | "INT16" | "INT32" => ints(contents.int_contents.into_iter().map(i64::from).collect()),
         "INT64" => ints(contents.int64_contents),
         "UINT8" | "UINT16" | "UINT32" => ints(contents.uint_contents.into_iter().map(i64::from).collect()),
-        "UINT64" => ints(contents.uint64_contents.into_iter().map(|value| value as i64).collect()),
+        "UINT64" => Arc::new(UInt64Array::from(contents.uint64_contents)),
         "FP32" => Arc::new(contents.fp32_contents.into_iter().map(|v| Some(f64::from(v))).collect::<Float64Array>()),
         "FP64" => Arc::new(Float64Array::from(contents.fp64_contents)),
         "BYTES" => text_array(contents.bytes_contents.iter().map(AsRef::as_ref).collect()),

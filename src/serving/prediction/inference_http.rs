@@ -14,7 +14,7 @@ use tonic::Status;
 use super::http::status_response;
 use super::inference::{self, OUTPUT, Output, PLATFORM, Tensor, decode_raw, elements, info_json, plan, route_name};
 use super::inference_grpc::check_outputs;
-use super::state::predict;
+use super::state::predict_one;
 use crate::prediction::PredictAnswer;
 use crate::serving::http::refuse_body;
 use crate::serving::json::column_from_json;
@@ -115,7 +115,7 @@ async fn answer(
     check_outputs(outputs.iter().filter_map(|output| output.get("name")?.as_str()))?;
     let id = document.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let asked = inference::request(&plan, route_name(name, version), id, tensors)?;
-    let answer = predict(state, asked).await?;
+    let answer = predict_one(state, asked).await?;
     let output = inference::output(&answer)?;
     let parameter = |value: &Value, key: &str| value.get("parameters").and_then(|of| of.get(key)?.as_bool());
     let is_binary = outputs.first().and_then(|output| parameter(output, "binary_data"));

@@ -99,8 +99,8 @@ pub(crate) async fn follow(state: Arc<ServerState>) {
     }
 }
 
-/// Answers a request that came over any protocol.
-pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Result<PredictAnswer, Status> {
+/// Answers a request that came over any protocol, once a route.
+pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Result<Vec<PredictAnswer>, Status> {
     if request.now.is_some() && !state.allow_request_time {
         let message = "`now` is refused: the server was not started with --allow-request-time";
         return Err(Status::invalid_argument(message));
@@ -111,4 +111,10 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
         return Err(Status::resource_exhausted(message));
     }
     state.prediction.service.predict(request).await.map_err(|error| to_status(error.kind(), &error))
+}
+
+/// As [`predict`], of a request to one route.
+pub(super) async fn predict_one(state: &ServerState, request: PredictRequest) -> Result<PredictAnswer, Status> {
+    let answered = predict(state, request).await?.pop();
+    answered.ok_or_else(|| Status::invalid_argument("the request names no route"))
 }
