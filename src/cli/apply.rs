@@ -1,6 +1,7 @@
 //! `asof plan` and `asof apply`.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,11 +12,13 @@ use super::output::Output;
 use super::project::Project;
 use crate::error::{ErrorKind, error_chain};
 use crate::materialization::remove_unknown_views;
-use crate::model_registry::{BrokenModel, UnknownModel, broken_models, unknown_models};
+use crate::model_registry::{BrokenModel, broken_models};
+use crate::prediction::{PredictionCatalog, RouteProblem, Scope};
 use crate::registry::{self, Plan, RegistryVersion};
+use crate::retrieval::Catalog;
 use crate::serving::pb::SyncOnlineStoreRequest;
 use crate::serving::pb::admin_client::AdminClient;
-use crate::time::SystemClock;
+use crate::time::{Clock, SystemClock};
 
 #[derive(Debug, Args)]
 pub struct PlanArguments {
@@ -66,6 +69,13 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
             "the plan changes what models in use depend on:{listed}\nregister versions that were trained on the change and move the aliases, or apply with `--allow-breaking`"
         )));
     }
+    let of_definitions = || effects.problems.iter().filter(|problem| problem.is_of_definitions);
+    if of_definitions().next().is_some() && !plan.is_breaking_allowed() {
+        let listed: String = of_definitions().map(|problem| format!("\n  - {problem}")).collect();
+        return Err(CliError::Refused(format!(
+            "routes could not answer as they are defined:{listed}\nchange them, or apply with `--allow-breaking`"
+        )));
+    }
     let is_refused = !plan.breaking().is_empty() && !plan.is_breaking_allowed();
     if !arguments.yes && !is_refused && !confirmed()? {
         return Err(CliError::Refused("nothing is applied".to_owned()));
@@ -98,15 +108,21 @@ async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliE
 /// What a plan means for models.
 struct Effects {
     broken: Vec<BrokenModel>,
-    /// Models that routes name and that are not registered.
-    unknown: Vec<UnknownModel>,
+    /// What would keep routes and their shadows from being asked.
+    problems: Vec<RouteProblem>,
 }
 
 impl Effects {
     async fn of(project: &Project, plan: &Plan) -> Result<Self, CliError> {
-        let models = project.model_registry()?.models().await?;
-        let unknown = unknown_models(&models, &plan.definitions);
-        Ok(Effects { broken: broken_models(&models, plan), unknown })
+        let registry = project.model_registry()?;
+        let models = registry.models().await?;
+        let broken = broken_models(&models, plan);
+        let mut problems = Vec::new();
+        if !plan.definitions.prediction_routes.is_empty() {
+            let features = Arc::new(Catalog::new(Arc::new(plan.next_version(SystemClock.now())))?);
+            problems = PredictionCatalog::build(features, models, &registry, None, Scope::Routes).await.problems();
+        }
+        Ok(Effects { broken, problems })
     }
 
     fn say(&self, plan: &Plan, output: Output) {
@@ -114,8 +130,8 @@ impl Effects {
         for model in &self.broken {
             output.say(format!("breaks model: {model}"));
         }
-        for model in &self.unknown {
-            eprintln!("warning: {model}");
+        for problem in &self.problems {
+            eprintln!("warning: {problem}");
         }
     }
 
@@ -123,7 +139,7 @@ impl Effects {
         let failed = |error| CliError::Failed(format!("the plan cannot be written as JSON: {error}"));
         let mut document = serde_json::to_value(plan).map_err(failed)?;
         document["breaking_models"] = json!(self.broken);
-        document["unknown_models"] = json!(self.unknown);
+        document["route_problems"] = json!(self.problems);
         Ok(document)
     }
 }

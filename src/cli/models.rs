@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::output::{Output, table};
 use super::project::Project;
+use crate::definition::Definitions;
 use crate::model_registry::{
     ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
 };
@@ -16,6 +17,9 @@ use crate::model_runtime::{InputKind, InputRows, LoadOptions, Model, ModelFormat
 use crate::serving::prediction::model_document;
 use crate::settings::resolve;
 use crate::time::SystemClock;
+
+/// Bytes of a model's file.
+const MODEL_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct ModelsArguments {
@@ -136,6 +140,11 @@ impl Project {
     pub fn model_registry(&self) -> Result<ModelRegistry, CliError> {
         Ok(ModelRegistry::open(&resolve(&self.folder, &self.settings.registry))?)
     }
+
+    /// Those that are applied, none before the first.
+    async fn definitions_or_none(&self) -> Result<Definitions, CliError> {
+        Ok(self.registry()?.latest().await?.map(|applied| applied.definitions).unwrap_or_default())
+    }
 }
 
 pub async fn run(project: Option<&Path>, arguments: ModelsArguments, output: Output) -> Result<(), CliError> {
@@ -161,7 +170,7 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
             inputs = model.inputs;
         }
     }
-    let bytes = std::fs::read(&file).map_err(|source| read_error(&file, source))?;
+    let bytes = read_model(&file)?;
     let format = arguments.format.map(|text| text.parse::<ModelFormat>()).transpose();
     let defaults = arguments.defaults.iter().map(|text| default(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
     let metrics = arguments.metrics.iter().map(|text| metric(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
@@ -226,7 +235,13 @@ async fn show(project: &Project, arguments: &ShowArguments, output: Output) -> R
 async fn alias(project: &Project, arguments: &AliasArguments, output: Output) -> Result<(), CliError> {
     let AliasArguments { model, alias, version, remove: _, expected } = arguments;
     let expected = expected.map(|version| (version > 0).then_some(version));
-    let moved = project.model_registry()?.set_alias(model, alias, *version, expected, &SystemClock).await?;
+    let registry = project.model_registry()?;
+    let moved = match version {
+        Some(_) => registry.set_alias(model, alias, *version, expected, &SystemClock).await?,
+        None => {
+            registry.remove_alias(model, alias, expected, &project.definitions_or_none().await?, &SystemClock).await?
+        }
+    };
     let from = moved.model(model)?.history.last().and_then(|(_, moved)| moved.from);
     output.say(match version {
         Some(version) => format!("{model}@{alias} is version {version}."),
@@ -238,8 +253,7 @@ async fn alias(project: &Project, arguments: &AliasArguments, output: Output) ->
 
 async fn retire(project: &Project, arguments: &RetireArguments, output: Output) -> Result<(), CliError> {
     let RetireArguments { model, version } = arguments;
-    let applied = project.registry()?.latest().await?;
-    let definitions = applied.map(|applied| applied.definitions).unwrap_or_default();
+    let definitions = project.definitions_or_none().await?;
     project.model_registry()?.retire(model, *version, &definitions, &SystemClock).await?;
     output.say(format!("{model} version {version} is retired."));
     output.document(&json!({"model": model, "retired": version}));
@@ -298,7 +312,7 @@ fn bench(arguments: &BenchArguments, output: Output) -> Result<(), CliError> {
 }
 
 fn load_file(file: &Path, prediction_output: Option<String>) -> Result<Model, CliError> {
-    let bytes = std::fs::read(file).map_err(|source| read_error(file, source))?;
+    let bytes = read_model(file)?;
     let format = ModelFormat::detect(&bytes).map_err(ModelRegistryError::from)?;
     let model = Model::load(format, &bytes, &LoadOptions { output: prediction_output });
     Ok(model.map_err(ModelRegistryError::from)?)
@@ -362,6 +376,15 @@ fn metric(text: &str) -> Result<(String, f64), CliError> {
 
 fn pair(text: &str) -> Result<(&str, &str), CliError> {
     text.split_once('=').ok_or_else(|| CliError::Usage(format!("`{text}` has to be name=value")))
+}
+
+fn read_model(file: &Path) -> Result<Vec<u8>, CliError> {
+    let found = std::fs::metadata(file).map_err(|source| read_error(file, source))?;
+    if !found.is_file() || found.len() > MODEL_BYTES_MAX {
+        let problem = if found.is_file() { "it is larger than 1 GiB" } else { "it is no file" };
+        return Err(data(file, problem.to_owned()));
+    }
+    std::fs::read(file).map_err(|source| read_error(file, source))
 }
 
 fn read_text(path: &Path) -> Result<String, CliError> {

@@ -23,7 +23,7 @@ pub use binding::{BoundInput, InputSource, Scalar, SignatureRequest, bind};
 pub use error::ModelRegistryError;
 pub use event::{AliasMove, Golden, ModelVersion};
 pub use golden::{GOLDEN_TOLERANCE, GoldenRow, check_golden};
-pub use live::{BrokenModel, UnknownModel, broken_models, unknown_models};
+pub use live::{BrokenModel, broken_models};
 pub use mlflow::{MlflowModel, read_mlflow};
 pub use models::{ModelReference, Models, RegisteredModel};
 pub use register::{Registration, prepare};

@@ -9,7 +9,7 @@ use super::error::ModelRegistryError;
 use super::event::ModelVersion;
 use super::golden::{GoldenRow, check_golden};
 use super::store::NewModel;
-use crate::model_runtime::{LoadOptions, Model, ModelFormat};
+use crate::model_runtime::{InputRows, LoadOptions, Model, ModelFormat};
 use crate::registry::RegistryVersion;
 
 /// Numbers of a prediction are under this name in golden rows.
@@ -66,7 +66,7 @@ pub fn prepare(
         registry_version: registry.version,
         inputs,
         output: asked.output,
-        prediction_width: model.outputs(),
+        prediction_width: model.outputs().or_else(|| answered_width(&model)),
         takes_matrix: asked.takes_matrix,
         metrics: asked.metrics,
         training: asked.training,
@@ -75,6 +75,12 @@ pub fn prepare(
         description: asked.description,
     };
     Ok(NewModel { version, bytes, golden })
+}
+
+/// Numbers of the answer to a row without values; None: the model takes no such row.
+fn answered_width(model: &Model) -> Option<usize> {
+    let answered = model.predict(&InputRows::missing(1, model.inputs().len())).ok()?;
+    Some(answered.width)
 }
 
 fn golden_rows(text: &str) -> Result<Vec<GoldenRow>, ModelRegistryError> {

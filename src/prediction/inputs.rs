@@ -82,16 +82,16 @@ impl BoundRows {
 /// The names under which requests and services have the inputs of a model.
 #[derive(Debug)]
 pub struct InputNames {
-    /// Inputs by what requests may call them: the input's name, or the feature's, in full or not; with the rank of the
-    /// name, of which the lowest counts.
-    sent: HashMap<String, Vec<(usize, usize)>>,
+    names: Vec<String>,
+    /// Inputs by what requests may call them: the input's name, or the feature's, in full or not.
+    sent: HashMap<String, Vec<usize>>,
     /// Of each input, the full name of its feature; None: only requests have it.
     stored: Vec<Option<String>>,
 }
 
 impl InputNames {
     pub fn of(version: &ModelVersion) -> Self {
-        let mut sent: HashMap<String, Vec<(usize, usize)>> = HashMap::new();
+        let mut sent: HashMap<String, Vec<usize>> = HashMap::new();
         let mut stored = Vec::with_capacity(version.inputs.len());
         for (position, input) in version.inputs.iter().enumerate() {
             let mut names = vec![input.name.clone()];
@@ -103,32 +103,41 @@ impl InputNames {
                     Some(full)
                 }
             });
-            for (rank, name) in names.into_iter().enumerate() {
-                sent.entry(name).or_default().push((position, rank));
-            }
-        }
-        InputNames { sent, stored }
-    }
-
-    /// Of each input, the column of the request that has its values.
-    pub fn sent_columns<'r>(&self, request: &'r RecordBatch) -> Vec<Option<&'r ArrayRef>> {
-        let mut found: Vec<Option<(usize, &ArrayRef)>> = vec![None; self.stored.len()];
-        let schema = request.schema_ref();
-        for (field, array) in schema.fields().iter().zip(request.columns()) {
-            for (position, rank) in self.sent.get(field.name()).into_iter().flatten() {
-                if found[*position].is_none_or(|(known, _)| *rank < known) {
-                    found[*position] = Some((*rank, array));
+            for name in names {
+                let positions = sent.entry(name).or_default();
+                if positions.last() != Some(&position) {
+                    positions.push(position);
                 }
             }
         }
-        found.into_iter().map(|found| found.map(|(_, array)| array)).collect()
+        let names = version.inputs.iter().map(|input| input.name.clone()).collect();
+        InputNames { names, sent, stored }
+    }
+
+    /// Of each input, the column of the request that has its values.
+    ///
+    /// # Errors
+    /// [`PredictionError::SentTwice`].
+    pub fn sent_columns<'r>(&self, request: &'r RecordBatch) -> Result<Vec<Option<&'r ArrayRef>>, PredictionError> {
+        let mut found: Vec<Option<usize>> = vec![None; self.stored.len()];
+        let fields = request.schema_ref().fields();
+        for (column, field) in fields.iter().enumerate() {
+            for position in self.sent.get(field.name()).into_iter().flatten() {
+                if let Some(other) = found[*position].replace(column) {
+                    let name = |column: usize| fields[column].name().clone();
+                    let (first, second) = (name(other), name(column));
+                    return Err(PredictionError::SentTwice { input: self.names[*position].clone(), first, second });
+                }
+            }
+        }
+        Ok(found.into_iter().map(|column| column.map(|column| request.column(column))).collect())
     }
 
     /// Whether some value of the store is needed, because the request does not carry every one.
-    pub fn needs_store(&self, request: &RecordBatch) -> bool {
+    pub fn needs_store(&self, request: &RecordBatch) -> Result<bool, PredictionError> {
         let is_missing = |sent: Option<&ArrayRef>| sent.is_none_or(|array| array.logical_null_count() > 0);
-        let sent = self.sent_columns(request);
-        self.stored.iter().zip(sent).any(|(stored, sent)| stored.is_some() && is_missing(sent))
+        let sent = self.sent_columns(request)?;
+        Ok(self.stored.iter().zip(sent).any(|(stored, sent)| stored.is_some() && is_missing(sent)))
     }
 }
 
@@ -143,7 +152,7 @@ pub fn bind_rows(model: &LoadedModel, known: &KnownRows, rows: &[usize]) -> Resu
     let mut bound =
         BoundRows { values: InputRows::missing(rows.len(), width), provenance: vec![missing; rows.len() * width] };
     let fetched = known.fetched(&version.service);
-    let sent = model.names.sent_columns(&known.sent);
+    let sent = model.names.sent_columns(&known.sent)?;
     for (position, sent) in sent.into_iter().enumerate() {
         let stored = model.names.stored[position].as_deref().and_then(|name| fetched?.column(name));
         let sources = Sources { step: known.step(&version.inputs[position].name), sent, stored };

@@ -16,9 +16,10 @@ use super::record::{RecordHead, lookup_record, record};
 use super::request::{PredictAnswer, PredictRequest, RowAnswer};
 use super::rows::{KnownRows, service_columns};
 use super::shadow::{ShadowJob, Shadows};
+use crate::definition::nearest;
 use crate::metrics::PREDICTIONS_TOTAL;
 use crate::model_runtime::Predictions;
-use crate::retrieval::{OnlineRetrieval, RequestColumns};
+use crate::retrieval::{OnlineRetrieval, RequestColumns, RetrievalError};
 use crate::time::EventTimestamp;
 
 /// Up to here a request is answered on the thread that received it: handing others over would take longer.
@@ -115,7 +116,7 @@ impl PredictionService {
         let mut known = KnownRows::new(&request.columns);
         for plan in plans {
             for read in &plan.reads {
-                if known.fetched(&read.name).is_none() && needs_read(plan, read, &known.sent) {
+                if known.fetched(&read.name).is_none() && needs_read(plan, read, &known.sent)? {
                     fetch(&self.online, catalog, read, now, &mut known)?;
                 }
             }
@@ -195,6 +196,12 @@ fn count(plan: &RoutePlan, evaluated: &Evaluated) {
         )
         .increment(evaluation.rows.len() as u64);
     }
+    let looked_up = evaluated.answer.rows.iter().filter(|row| row.model.is_empty()).count();
+    if looked_up > 0 {
+        let (route, role) = (plan.name.clone(), Role::Lookup.as_str());
+        metrics::counter!(PREDICTIONS_TOTAL, "route" => route, "model" => "", "role" => role)
+            .increment(looked_up as u64);
+    }
 }
 
 /// # Errors
@@ -213,6 +220,9 @@ fn check_request(plans: &[Arc<RoutePlan>], request: &PredictRequest) -> Result<(
     if !ids.is_empty() && ids.len() != rows {
         return Err(PredictionError::PredictionIds { rows, ids: ids.len() });
     }
+    if let Some(row) = ids.iter().position(String::is_empty) {
+        return Err(PredictionError::EmptyId { row });
+    }
     let mut seen = std::collections::HashSet::new();
     if let Some(id) = ids.iter().find(|id| !seen.insert(*id)) {
         return Err(PredictionError::SameId { id: id.clone() });
@@ -225,13 +235,16 @@ fn check_request(plans: &[Arc<RoutePlan>], request: &PredictRequest) -> Result<(
 }
 
 /// Whether the store has to be asked: not where the request carries a value for every feature of every row.
-fn needs_read(plan: &RoutePlan, read: &Read, sent: &RecordBatch) -> bool {
+fn needs_read(plan: &RoutePlan, read: &Read, sent: &RecordBatch) -> Result<bool, PredictionError> {
     let is_lookup = plan.lookup.as_ref().is_some_and(|lookup| lookup.to_string() == read.name);
     let has_keys = read.resolved.join_keys.iter().all(|key| sent.column_by_name(&key.name).is_some());
     // Conditions may name any feature.
     let has_conditions = plan.steps.iter().any(|step| step.when.is_some()) || !plan.shadows.is_empty();
-    let mut models = plan.models().filter(|model| model.version.service == read.name);
-    is_lookup || (has_keys && has_conditions) || models.any(|model| model.names.needs_store(sent))
+    let mut needed = is_lookup || (has_keys && has_conditions);
+    for model in plan.models().filter(|model| model.version.service == read.name) {
+        needed |= model.names.needs_store(sent)?;
+    }
+    Ok(needed)
 }
 
 /// Reads the features of one service at an instant.
@@ -242,10 +255,19 @@ pub fn fetch(
     now: EventTimestamp,
     known: &mut KnownRows,
 ) -> Result<(), PredictionError> {
-    let columns = RequestColumns::new(&read.resolved, service_columns(&known.sent, &read.resolved)?)?;
+    let columns = RequestColumns::new(&read.resolved, service_columns(&known.sent, &read.resolved)?);
+    let columns = columns.map_err(|error| with_all_columns(error, &known.sent))?;
     let answer = online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now))?;
     known.add_fetched(read, answer.into_answer());
     Ok(())
+}
+
+/// Tells of all columns of a request, not of those alone that a service needs.
+fn with_all_columns(error: RetrievalError, request: &RecordBatch) -> RetrievalError {
+    let RetrievalError::MissingColumn { column, role, .. } = error else { return error };
+    let sent: Vec<String> = request.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+    let nearest = nearest(&column, sent.iter().map(String::as_str)).map(str::to_owned);
+    RetrievalError::MissingColumn { column, role, nearest, sent }
 }
 
 /// Asks the models of a plan about rows whose features are known. Without `ids`, they are made.
@@ -338,12 +360,9 @@ fn ask(
 fn step_column(evaluations: &[Evaluation], rows: usize) -> Result<ArrayRef, PredictionError> {
     let mut values = vec![None; rows];
     for evaluation in evaluations {
-        if evaluation.predictions.width != 1 {
-            let problem = format!(
-                "a step's model has {} outputs, and another one reads one number",
-                evaluation.predictions.width
-            );
-            return Err(PredictionError::RouteUnavailable { route: evaluation.model.version.model.clone(), problem });
+        let width = evaluation.predictions.width;
+        if width != 1 {
+            return Err(PredictionError::StepWidth { model: evaluation.model.version.model.clone(), width });
         }
         for (at, row) in evaluation.rows.iter().enumerate() {
             values[*row] = Some(evaluation.predictions.row(at)[0]);

@@ -15,6 +15,7 @@ use super::error::PredictionError;
 use super::inputs::bind_rows;
 use super::log::{PredictionLogger, Role};
 use super::plan::RoutePlan;
+use super::priority;
 use super::record::{RecordHead, record};
 use super::rows::KnownRows;
 use super::service::{Evaluation, condition_rows, fetch};
@@ -100,24 +101,25 @@ impl Shadows {
 }
 
 fn work(jobs: &Receiver<ShadowJob>, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) {
-    yield_to_others();
+    priority::yield_to_all();
     while let Ok(job) = jobs.recv() {
         let (route, rows) = (job.plan.name.clone(), job.rows.len());
         let reference = job.plan.shadows[job.position].reference.clone();
         // A model that panics is no reason to stop showing it the next request.
-        let outcome = match catch_unwind(AssertUnwindSafe(|| run(job, online, logger))) {
-            Ok(Ok(())) => "done",
+        let (outcome, rows) = match catch_unwind(AssertUnwindSafe(|| run(job, online, logger))) {
+            Ok(Ok(seen)) => ("done", seen),
             Ok(Err(error)) => {
                 tracing::warn!(route, shadow = reference, error = &error as &dyn std::error::Error, "a shadow failed");
-                "failed"
+                ("failed", rows)
             }
-            Err(_) => "failed",
+            Err(_) => ("failed", rows),
         };
         count(&route, &reference, outcome, rows);
     }
 }
 
-fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) -> Result<(), PredictionError> {
+/// Gives how many rows met the shadow's condition.
+fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) -> Result<usize, PredictionError> {
     let started = Instant::now();
     let ShadowJob { catalog, plan, position, known, mut rows, ids, now } = job;
     let shadow = &plan.shadows[position];
@@ -133,8 +135,9 @@ fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogge
         rows.retain(|row| meets[*row]);
     }
     if rows.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
+    let seen = rows.len();
     let bound = bind_rows(&shadow.model, known, &rows)?;
     let predictions = shadow.model.model.predict(&bound.values)?;
     let model = Arc::clone(&shadow.model);
@@ -145,20 +148,11 @@ fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogge
     if let (Some(logger), Some(record)) = (logger, record(&head, &plan, &evaluation, &ids, known)) {
         logger.append_behind(&record);
     }
-    Ok(())
+    Ok(seen)
 }
 
 fn count(route: &str, shadow: &str, outcome: &'static str, rows: usize) {
     let (route, shadow) = (route.to_owned(), shadow.to_owned());
     metrics::counter!(SHADOW_ROWS_TOTAL, "route" => route, "shadow" => shadow, "outcome" => outcome)
         .increment(rows as u64);
-}
-
-/// Lets the threads that answer go first.
-fn yield_to_others() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it changes the priority of the calling thread alone.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
-    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 
-use super::catalog::{LoadedModel, PredictionCatalog};
+use super::catalog::{LoadedModel, PredictionCatalog, Scope};
 use super::inputs::InputNames;
 use super::plan::{Planner, RoutePlan};
 use super::rows::KnownRows;
@@ -90,7 +90,7 @@ impl Shadowed {
         let planner = Planner { features: &features, load: &|_| Ok(Arc::clone(&loaded)) };
         let plan = Arc::new(planner.plan(route).unwrap());
         let known = models.models().await.unwrap();
-        let catalog = PredictionCatalog::build(Arc::clone(&features), known, &models, None).await;
+        let catalog = PredictionCatalog::build(Arc::clone(&features), known, &models, None, Scope::Served(&[])).await;
         let store = Arc::new(MemoryOnlineStore::new());
         let online = OnlineRetrieval { store, clock: Arc::new(SystemClock), history: None };
         Shadowed { catalog: Arc::new(catalog), plan, online }

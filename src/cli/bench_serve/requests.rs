@@ -42,7 +42,7 @@ pub async fn make_requests(project: &Project, arguments: &BenchServeArguments) -
         return Ok((Requests::Inferences((0..count).map(request).collect()), arguments.width));
     }
     if let Some(name) = route {
-        let catalog = project.prediction_catalog().await?;
+        let catalog = project.prediction_catalog(name).await?;
         let plan = catalog.route(name)?;
         let mut known = Vec::new();
         for read in &plan.reads {

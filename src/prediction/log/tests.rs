@@ -38,7 +38,7 @@ fn store(folder: &Path) -> OfflineStore {
 }
 
 fn open(folder: &Path) -> Arc<PredictionLogger> {
-    PredictionLogger::open(&folder.join("spool"), store(folder), &tokio::runtime::Handle::current()).unwrap()
+    PredictionLogger::open(&folder.join("spool"), store(folder)).unwrap()
 }
 
 async fn ids(folder: &Path) -> Vec<String> {

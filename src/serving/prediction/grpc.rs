@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::answer::to_wire;
 use super::models::{model_document, registration};
 use super::state::predict;
+use crate::definition::Definitions;
 use crate::model_registry::prepare;
 use crate::prediction::{PredictRequest, predict_batch};
 use crate::serving::columns::decode_column;
@@ -38,6 +39,10 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<pb::BatchPredictResponse, Status>
 impl PredictionGrpc {
     fn clock(&self) -> &dyn Clock {
         self.state.online.clock.as_ref()
+    }
+
+    fn definitions(&self) -> Definitions {
+        self.state.catalog().map(|catalog| catalog.definitions().clone()).unwrap_or_default()
     }
 
     async fn follow(&self) -> Result<(), Status> {
@@ -89,6 +94,7 @@ impl Prediction for PredictionGrpc {
             Status::invalid_argument(format!("the spine cannot be read as an Arrow IPC stream: {error}"))
         })?;
         let spine = concat_batches(&schema, &rows).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.state.prediction.make_ready(&header.route).await;
         let catalog = self.state.prediction.service.catalog();
         let catalog = catalog.ok_or_else(|| Status::failed_precondition("nothing is applied yet; run `asof apply`"))?;
         let state = Arc::clone(&self.state);
@@ -166,7 +172,10 @@ impl Prediction for PredictionGrpc {
         let to = (asked.version != 0).then_some(asked.version);
         let expected = asked.expected.map(|version| (version != 0).then_some(version));
         let models = &self.state.prediction.models;
-        let moved = models.set_alias(&asked.model, &asked.alias, to, expected, self.clock()).await;
+        let moved = match to {
+            Some(_) => models.set_alias(&asked.model, &asked.alias, to, expected, self.clock()).await,
+            None => models.remove_alias(&asked.model, &asked.alias, expected, &self.definitions(), self.clock()).await,
+        };
         moved.map_err(|error| to_status(error.kind(), &error))?;
         self.follow().await?;
         Ok(Response::new(pb::SetModelAliasResponse {}))
@@ -177,10 +186,8 @@ impl Prediction for PredictionGrpc {
         request: Request<pb::RetireModelRequest>,
     ) -> Result<Response<pb::RetireModelResponse>, Status> {
         let asked = request.into_inner();
-        let catalog = self.state.catalog();
-        let definitions = catalog.map(|catalog| catalog.definitions().clone()).unwrap_or_default();
         let models = &self.state.prediction.models;
-        let retired = models.retire(&asked.model, asked.version, &definitions, self.clock()).await;
+        let retired = models.retire(&asked.model, asked.version, &self.definitions(), self.clock()).await;
         retired.map_err(|error| to_status(error.kind(), &error))?;
         self.follow().await?;
         Ok(Response::new(pb::RetireModelResponse {}))

@@ -138,13 +138,17 @@ async fn answer_invocation(state: &ServerState, body: &[u8]) -> Result<Value, St
         Some(route) => route.to_owned(),
         None => only_route(state)?,
     };
-    let plan = inference::plan(state, &route, "")?;
+    let plan = inference::plan(state, &route, "").await?;
     let rows = if let Some(split) = document.get("dataframe_split") {
         split_columns(split)
     } else if let Some(records) = document.get("dataframe_records") {
         record_columns(records, &plan)
     } else if let Some(inputs) = document.get("inputs").or_else(|| document.get("instances")) {
-        if inputs.is_array() { record_columns(inputs, &plan) } else { input_columns(inputs) }
+        match inputs.as_array() {
+            Some(rows) if rows.first().is_some_and(Value::is_array) => matrix_columns(rows, &plan),
+            Some(_) => record_columns(inputs, &plan),
+            None => input_columns(inputs),
+        }
     } else {
         Err("send `dataframe_split`, `dataframe_records`, `inputs` or `instances`".to_owned())
     };
@@ -204,6 +208,20 @@ fn record_columns(records: &Value, plan: &RoutePlan) -> Result<Columns, String> 
             columns[at].1.push(value.clone());
         }
         columns.iter_mut().for_each(|(_, values)| values.resize(position + 1, Value::Null));
+    }
+    Ok(columns)
+}
+
+/// Rows of values in the model's order.
+fn matrix_columns(rows: &[Value], plan: &RoutePlan) -> Result<Columns, String> {
+    let width = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+    let names = inference::matrix_names(plan, width);
+    let names = names.ok_or_else(|| format!("a row has {width} values, and no model of the route takes so many"))?;
+    let mut columns: Columns = names.into_iter().map(|name| (name, Vec::with_capacity(rows.len()))).collect();
+    for (position, row) in rows.iter().enumerate() {
+        let row = row.as_array().filter(|row| row.len() == width);
+        let row = row.ok_or_else(|| format!("row {} has not as many values as the first", position + 1))?;
+        columns.iter_mut().zip(row).for_each(|((_, values), value)| values.push(value.clone()));
     }
     Ok(columns)
 }
