@@ -2,8 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use clap::{Args, Subcommand};
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{CsvReadOptions, ParquetReadOptions};
 use serde_json::{Value, json};
 
 use super::error::CliError;
@@ -14,6 +21,8 @@ use crate::model_registry::{
     ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
 };
 use crate::model_runtime::{InputKind, InputRows, LoadOptions, Model, ModelFormat};
+use crate::serving::columns::encode_column;
+use crate::serving::json::values_to_json;
 use crate::serving::prediction::model_document;
 use crate::settings::resolve;
 use crate::time::SystemClock;
@@ -68,7 +77,7 @@ struct RegisterArguments {
     /// Metrics of the training, name=number.
     #[arg(long, num_args = 1.., value_name = "NAME=NUMBER")]
     metrics: Vec<String>,
-    /// Lines of JSON with inputs and `prediction`: the model has to answer so.
+    /// Rows with inputs and `prediction` (.ndjson, .csv or .parquet): the model has to answer so.
     #[arg(long, value_name = "FILE")]
     golden: Option<PathBuf>,
     /// What the model was trained on, as JSON: such as the FILE.asof.json of its training set.
@@ -179,6 +188,10 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
         let wrong = |error: serde_json::Error| data(&path, error.to_string());
         serde_json::from_str::<Value>(&text).map_err(wrong)
     });
+    let golden = match &arguments.golden {
+        Some(path) => Some(golden_lines(project, path).await?),
+        None => None,
+    };
     let asked = Registration {
         name: arguments.name,
         service: arguments.service,
@@ -188,7 +201,7 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
         takes_matrix: arguments.matrix,
         metrics,
         training: training.transpose()?,
-        golden: arguments.golden.as_deref().map(read_text).transpose()?,
+        golden,
         owner: arguments.owner,
         description: arguments.description,
     };
@@ -199,6 +212,43 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
     output.document(&json!({"model": registered.model, "version": registered.version, "sha256": registered.sha256,
         "format": registered.format, "inputs": registered.inputs, "golden": registered.golden.as_ref().map(|g| g.rows)}));
     Ok(())
+}
+
+/// Golden rows as lines of JSON.
+async fn golden_lines(project: &Project, path: &Path) -> Result<String, CliError> {
+    let wrong = |error: DataFusionError| data(path, error.strip_backtrace());
+    let (context, text) = (project.engine()?.session(), path.to_string_lossy());
+    let frame = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => context.read_csv(text.as_ref(), CsvReadOptions::new()).await,
+        Some("parquet") => context.read_parquet(text.as_ref(), ParquetReadOptions::default()).await,
+        _ => return read_text(path),
+    };
+    let mut lines = String::new();
+    for batch in frame.map_err(wrong)?.collect().await.map_err(wrong)? {
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
+            let array = plain(array).map_err(|error| data(path, error.to_string()))?;
+            let values = values_to_json(&encode_column(field.name(), &array));
+            let wrong = || data(path, format!("column `{}` is {}", field.name(), field.data_type()));
+            (values.len() == batch.num_rows()).then_some((field.name(), values)).ok_or_else(wrong)
+        });
+        let columns = columns.collect::<Result<Vec<_>, CliError>>()?;
+        for row in 0..batch.num_rows() {
+            let values = columns.iter().map(|(name, values)| ((*name).clone(), values[row].clone()));
+            lines.push_str(&Value::Object(values.collect()).to_string());
+            lines.push('\n');
+        }
+    }
+    Ok(lines)
+}
+
+/// Texts without views and dictionaries, and whole numbers of one size.
+fn plain(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match array.data_type() {
+        DataType::Utf8View | DataType::LargeUtf8 | DataType::Dictionary(..) => cast(array, &DataType::Utf8),
+        kind if kind.is_integer() => cast(array, &DataType::Int64),
+        _ => Ok(Arc::clone(array)),
+    }
 }
 
 async fn list(project: &Project, output: Output) -> Result<(), CliError> {

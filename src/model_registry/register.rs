@@ -98,7 +98,11 @@ fn golden_rows(text: &str) -> Result<Vec<GoldenRow>, ModelRegistryError> {
 
 fn golden_row(line: &str) -> Result<GoldenRow, String> {
     let mut row: BTreeMap<String, Value> = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let prediction = row.remove(PREDICTION).ok_or("it has no `prediction`")?;
+    let prediction = match row.remove(PREDICTION).ok_or("it has no `prediction`")? {
+        // As CSV has lists.
+        Value::String(text) => serde_json::from_str(&text).map_err(|error| format!("its `prediction`: {error}"))?,
+        prediction => prediction,
+    };
     let numbers = match &prediction {
         Value::Array(numbers) => numbers.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>(),
         number => number.as_f64().map(|number| vec![number]),
