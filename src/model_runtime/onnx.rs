@@ -288,12 +288,11 @@ fn numbers_of_map(map: &DynValue) -> Result<Vec<f64>, String> {
 
 fn open(bytes: &[u8]) -> Result<Session, ModelError> {
     let failed = |problem: String| ModelError::OnnxLoad { problem };
-    let mut builder = Session::builder(environment()?)
-        .map_err(|error| failed(error.to_string()))?
-        .with_optimization_level(GraphOptimizationLevel::Level3)
-        .and_then(|builder| builder.with_intra_threads(1))
-        .and_then(|builder| builder.with_inter_threads(1))
-        .map_err(|error| failed(error.to_string()))?;
+    let builder = Session::builder(environment()?).map_err(|error| failed(error.to_string()))?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::Level3);
+    let builder = builder.map_err(|error| failed(error.to_string()))?.with_intra_threads(1);
+    let builder = builder.map_err(|error| failed(error.to_string()))?.with_inter_threads(1);
+    let mut builder = builder.map_err(|error| failed(error.to_string()))?;
     builder.commit_from_memory(bytes).map_err(|error| failed(error.to_string()))
 }
 

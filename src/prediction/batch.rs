@@ -71,7 +71,7 @@ async fn read_spine(
     };
     let needed = service_columns(spine, &read.resolved)?;
     let (time_name, times) = time_column(spine, timestamp_column)?;
-    let fields: Vec<_> = needed.schema().fields().iter().cloned().filter(|field| *field.name() != time_name).collect();
+    let fields: Vec<_> = needed.schema().fields().iter().filter(|field| *field.name() != time_name).cloned().collect();
     let arrays = fields.iter().filter_map(|field| needed.column_by_name(field.name()).cloned());
     let arrays: Vec<ArrayRef> = arrays.chain([Arc::clone(&times)]).collect();
     let time_field = Arc::new(Field::new(&time_name, times.data_type().clone(), true));

@@ -132,7 +132,7 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
     let (limit, rows) = (state.settings.server.limits.request_rows, request.columns.num_rows());
     if rows > limit {
         let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
-        return Err(Status::resource_exhausted(message));
+        return Err(Status::invalid_argument(message));
     }
     for route in &request.routes {
         state.prediction.make_ready(route).await;
