@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +17,6 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Run
 
 DEFINITIONS = """
 entities:
@@ -53,9 +53,14 @@ SHOPS = """at,shop,rating,orders,city
 """
 
 
-@pytest.fixture
-def project(run: Run, tmp_path: Path) -> Path:
-    """A project with two versions of a model and routes over them."""
+@pytest.fixture(scope="session")
+def shops(asof_bin: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project, made once: its tests take copies."""
+    tmp_path = tmp_path_factory.mktemp("shops")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([asof_bin, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
     (tmp_path / "asof.yaml").write_text("project: shops\n")
     (tmp_path / "shops.csv").write_text(SHOPS)
     (tmp_path / "feature_defs").mkdir()
@@ -72,10 +77,17 @@ def project(run: Run, tmp_path: Path) -> Path:
         golden = frame.iloc[:3].to_dict("records")
         lines = [json.dumps({**row, "prediction": value}) for row, value in zip(golden, booster.predict(frame.iloc[:3]))]
         (tmp_path / f"{version}.ndjson").write_text("\n".join(lines))
-        run(*register(tmp_path, version))
+        run(*register(Path(), version))
     run("models", "alias", "demand", "challenger", "2")
     (tmp_path / "feature_defs" / "routes.yaml").write_text(ROUTES)
     run("apply", "--yes")
+    return tmp_path
+
+
+@pytest.fixture
+def project(shops: Path, tmp_path: Path) -> Path:
+    """A project with two versions of a model and routes over them."""
+    shutil.copytree(shops, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -88,6 +100,7 @@ def register(folder: Path, version: int) -> list[str]:
 
 def expected(folder: Path, version: int, **columns: Any) -> np.ndarray:
     frame = pd.DataFrame(columns)[["rating", "orders", "price", "city"]]
+    frame = frame.astype({"rating": float, "orders": float, "price": float})
     frame["city"] = pd.Categorical(frame["city"], categories=["Basel", "Bern"])
     return lightgbm.Booster(model_file=folder / f"{version}.txt").predict(frame)
 

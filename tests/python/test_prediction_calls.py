@@ -18,9 +18,8 @@ import pytest
 from asof._proto import prediction_pb2 as pb
 from asof._proto import prediction_pb2_grpc as rpc
 from conftest import Run
-from shops import expected, metrics, post, project, serving
+from shops import expected, metrics, post, serving
 
-__all__ = ["project"]
 CHUNK = 1000
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Run
-from shops import expected, metrics, post, predict, project, register, serving, wait_until
+from shops import expected, metrics, post, predict, register, serving, wait_until
 
-__all__ = ["project"]
 
 def test_values_come_from_the_request_else_the_store_else_the_default(asof_bin: str, project: Path, run: Run) -> None:
     with serving(asof_bin, project) as (address, _):

@@ -1,6 +1,5 @@
 """What shadows see, and that nobody but they suffer from what they do; what of predictions is kept."""
 
-import os
 import statistics
 import subprocess
 import time
@@ -10,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import Run
-from shops import metrics, post, predict, project, register, serving, wait_until
+from shops import metrics, post, predict, register, serving, wait_until
 
-__all__ = ["project"]
 
 
 def logged(folder: Path, run: Run) -> pd.DataFrame:
@@ -181,21 +178,3 @@ def test_a_share_of_predictions_is_kept_and_only_as_long_as_asked(asof_bin: str,
     with serving(asof_bin, project):
         wait_until(lambda: (logged(project, run)["route"] == "brief").sum() == 0)
         assert len(logged(project, run)) == 2 * len(kept)
-
-
-def test_two_servers_of_a_project_have_spools_of_their_own(asof_bin: str, project: Path, run: Run) -> None:
-    """The second one has an online store of its own, as replicas have."""
-    replica = project / "replica"
-    replica.mkdir()
-    for name in ("feature_defs", "shops.csv"):
-        (replica / name).symlink_to(project / name)
-    settings = "project: shops\nregistry: ../state/registry\noffline_store: ../state/offline\n"
-    (replica / "asof.yaml").write_text(settings + "online_store: {type: rocksdb, path: online}\n")
-    subprocess.run([asof_bin, "materialize"], cwd=replica, check=True, capture_output=True, env=os.environ)
-    with serving(asof_bin, project) as (first, _), serving(asof_bin, replica) as (second, _):
-        for address in (first, second):
-            predict(address, "trial", ["a"], price=[1.0], visitor=["x"])
-        time.sleep(2.5)
-    log = logged(project, run)
-    assert len(log) == 2 and log["prediction_id"].is_unique
-    assert np.array_equal(*log["prediction"])
