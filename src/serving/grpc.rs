@@ -77,7 +77,7 @@ impl FeatureStoreService {
         }
     }
 
-    fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+    pub(super) fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
     }
 

@@ -60,6 +60,7 @@ pub(super) fn router(
         .route("/v1/push", post(push))
         .route("/get-online-features", post(http_feast::get_online_features))
         .route("/push", post(http_feast::push))
+        .route("/write-to-online-store", post(http_feast::write_to_online_store))
         .route("/openapi.json", get(describe))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/ready", get(ready))
