@@ -110,5 +110,7 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
         let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
         return Err(Status::resource_exhausted(message));
     }
+    // It computes at once, and then waits for its log, which keeps nobody from a turn.
+    drop(state.turns.take().await?);
     state.prediction.service.predict(request).await.map_err(|error| to_status(error.kind(), &error))
 }
