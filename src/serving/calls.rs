@@ -55,6 +55,8 @@ pub const CALLS: &[Call] = &[
     always("asof.v1.Admin/SyncOnlineStore", Needs::Admin),
     always("asof.v1.Admin/FlushStreams", Needs::Admin),
     always("asof.v1.Admin/RebuildOnline", Needs::Admin),
+    always("asof.v1.Admin/SetWatermark", Needs::Admin),
+    always("asof.v1.Admin/NewEventTable", Needs::Admin),
     always("asof.v1.Admin/Checkpoint", Needs::Admin),
     of_models(request("asof.v1.Prediction/Predict", Needs::Writer)),
     of_models(stream("asof.v1.Prediction/BatchPredict", Needs::Reader)),

@@ -26,7 +26,8 @@ use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
 use super::tokens::Caller;
-use crate::definition::FeatureViewName;
+use crate::definition::{FeatureViewName, SourceName};
+use crate::error::error_chain;
 use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
@@ -272,10 +273,11 @@ impl FeatureStore for FeatureStoreService {
         };
         let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
         caller.check_request(&resolved)?;
+        let sources: Vec<SourceName> = resolved.sources().cloned().collect();
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
             // The answer sees what was acknowledged before.
-            state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+            state.flush_streams(&sources).await.map_err(|error| to_status(error.kind(), &error))?;
             state.batch.get(&catalog, &request).await.map_err(|error| to_status(error.kind(), &error))
         }));
         let answer = work.await?;
@@ -326,6 +328,8 @@ impl FeatureStore for FeatureStoreService {
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         let caller = caller(request.extensions());
         let catalog = self.state.catalog();
+        let ingestion = self.state.ingestion();
+        let faults = ingestion.as_ref().map(|ingestion| ingestion.faults()).unwrap_or_default();
         let mut views = Vec::new();
         let all = catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views);
         for view in all.filter(|view| caller.may_use(view.name.as_str())) {
@@ -340,6 +344,7 @@ impl FeatureStore for FeatureStoreService {
                 table_version: table.as_ref().map(|table| table.version()),
                 materialized_until: until.map(EventTimestamp::micros),
                 online_table_version: position.map_err(|error| to_status(error.kind(), &error))?,
+                fault: faults.views.get(&view.name).map(|fault| error_chain(fault)).unwrap_or_default(),
             });
         }
         Ok(Response::new(pb::GetStatusResponse {
@@ -347,12 +352,27 @@ impl FeatureStore for FeatureStoreService {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             registry_version: catalog.map_or(0, |catalog| catalog.registry.version),
             views,
-            streams: self
-                .state
-                .ingestion()
-                .map_or_else(Vec::new, |streams| streams.status().into_iter().map(stream_status).collect()),
+            streams: match ingestion {
+                Some(ingestion) => ingestion.status().into_iter().map(stream_status).collect(),
+                None => self.closed_streams(),
+            },
             process_cpu_seconds: process_cpu_seconds(),
         }))
+    }
+}
+
+impl FeatureStoreService {
+    /// The streams of a project, of which none is open.
+    fn closed_streams(&self) -> Vec<pb::StreamStatus> {
+        let (catalog, fault) = (self.state.catalog(), self.state.streams_fault());
+        let fault = fault.map(|fault| error_chain(&*fault)).unwrap_or_default();
+        let sources = catalog.iter().flat_map(|catalog| &catalog.definitions().sources);
+        let closed = |source: &SourceName| pb::StreamStatus {
+            source: source.as_str().to_owned(),
+            fault: fault.clone(),
+            ..pb::StreamStatus::default()
+        };
+        sources.filter(|source| source.stream.is_some()).map(|source| closed(&source.name)).collect()
     }
 }
 
@@ -378,11 +398,12 @@ fn stream_status(status: SourceStatus) -> pb::StreamStatus {
         watermark: status.watermark.map(EventTimestamp::micros),
         accepted: status.accepted,
         dead_letters: status.dead_letters,
-        duplicates: status.duplicates,
-        late: status.late,
-        ignored: status.ignored,
+        duplicates: status.passed_over.duplicates,
+        late: status.passed_over.late,
+        ignored: status.passed_over.ignored,
         online_lag_records: status.online_lag_records,
         offline_lag_records: status.offline_lag_records,
+        fault: status.fault.as_ref().map(|fault| error_chain(fault)).unwrap_or_default(),
     }
 }
 

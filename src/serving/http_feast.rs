@@ -18,6 +18,7 @@ use super::pb::{self, column::Values};
 use super::push::PushCall;
 use super::status::to_status;
 use super::tokens::Caller;
+use crate::definition::SourceName;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
 use crate::stream_ingestion::{Acknowledge, PushedRows};
 use crate::text_files::UniqueObject;
@@ -141,17 +142,18 @@ async fn push_columns(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result
         }
     };
     let rows = rows_of(&body.df)?;
+    let sent = rows.len() as u64;
     let mut call = PushCall::new(&gateway.service.state, caller, &body.push_source_name, acknowledge).await?;
     call.push(PushedRows::Objects(rows)).await?;
     let summary = call.finish().await?;
     if is_stored {
-        gateway.service.state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+        let source = [SourceName::new(&body.push_source_name)];
+        gateway.service.state.flush_streams(&source).await.map_err(|error| to_status(error.kind(), &error))?;
     }
-    match summary.reasons.first() {
+    let refused = sent - summary.accepted - summary.passed_over.duplicates - summary.passed_over.ignored;
+    match summary.reasons.first().filter(|_| refused > 0) {
         Some((row, reason)) => Err(Status::invalid_argument(format!(
-            "{} of the rows are refused and among the dead letters; row {}: {reason}",
-            summary.dead_letters,
-            row + 1
+            "{refused} of the rows are refused and among the dead letters; row {row}, from 0: {reason}"
         ))),
         None => Ok(()),
     }

@@ -16,4 +16,5 @@ mod server;
 mod stream_state;
 mod streams;
 mod streams_failing;
+mod streams_faults;
 mod support;
