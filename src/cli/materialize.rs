@@ -168,7 +168,10 @@ fn describe(view: &FeatureView, done: Option<&MaterializedView>, uploaded: &Uplo
         done.view, done.rows_read, done.rows_written, done.table_version, done.seconds, uploaded.rows_put
     );
     if done.rows_skipped > 0 {
-        text.push_str(&format!("; {} without key or event timestamp, or not to be computed, skipped", done.rows_skipped));
+        text.push_str(&format!(
+            "; {} without key or event timestamp, or not to be computed, skipped",
+            done.rows_skipped
+        ));
     }
     if done.rows_repeated > 0 {
         text.push_str(&format!("; {} repeated rows kept once", done.rows_repeated));

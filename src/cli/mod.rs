@@ -115,6 +115,10 @@ enum Command {
     BenchEcho(bench_echo::BenchEchoArguments),
 }
 
+/// Tasks that a thread runs before it looks for what has come in: by default it looks four times less often, and requests
+/// are then older than the server knows.
+const TASKS_BETWEEN_EVENTS: u32 = 16;
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -131,7 +135,8 @@ pub fn main() -> ExitCode {
     }
     start_tracing();
     let output = Output::new(arguments.output);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(TASKS_BETWEEN_EVENTS).build();
+    let runtime = match threads {
         Ok(runtime) => runtime,
         Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }),
     };
@@ -193,7 +198,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Status => status::run(&project()?, output).await,
         Command::Optimize(arguments) => optimize::run(&project()?, &arguments, output).await,
         Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
-        Command::Tokens(arguments) => tokens::run(&project()?, &arguments, output),
+        Command::Tokens(arguments) => tokens::run(&project()?, &arguments, output).await,
         Command::BenchEcho(arguments) => bench_echo::run(&arguments, output).await,
         Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
     }

@@ -1,7 +1,7 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use axum::body::Bytes;
@@ -12,9 +12,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use metrics::Histogram;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -22,11 +23,11 @@ use super::access::Access;
 use super::calls::{Call, call};
 use super::grpc::{FeatureStoreService, encode_answer_columns, request_batch};
 use super::http_feast;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, late};
 use super::json::{answer_to_json, column_from_json};
 use super::listen::Peer;
 use super::push::{PushCall, STREAMS_CLOSED, read_arrow, read_parquet};
-use super::record::{Recorder, record_http};
+use super::record::{Arrived, Recorder, record_http};
 use super::status::{http_status, kind_of};
 use super::tokens::Caller;
 use super::watched_body::watched;
@@ -36,6 +37,7 @@ use crate::retrieval::{FeatureSelection, OnlineRequest};
 use crate::stream_ingestion::{Acknowledge, IngestionError, PassedOver, PushSummary, PushedRows};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
+use crate::trace;
 
 #[derive(Clone)]
 pub(super) struct Gateway {
@@ -78,6 +80,8 @@ pub(super) struct HttpEntrance {
     pub access: Access,
     pub in_flight: InFlight,
     pub request_time: Duration,
+    /// How long requests wait for a thread.
+    pub waited: Histogram,
 }
 
 /// Admits a request, or answers 401, 403 or 429; ends one that takes too long.
@@ -88,6 +92,14 @@ async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next:
         Some(Ok(permit)) => Some(permit),
         None => None,
     };
+    // As over gRPC: first everything else that has come in is let in, too.
+    tokio::task::yield_now().await;
+    let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
+    if permit.is_some() && entrance.in_flight.is_late(arrived) {
+        return refuse_for_now(&late(entrance.in_flight.queue_time()));
+    }
+    entrance.waited.record(arrived.elapsed());
+    trace::stage("wait", arrived);
     let peer = request.extensions().get::<Peer>();
     match entrance.access.admit(called, request.headers(), peer) {
         Ok(caller) => drop(request.extensions_mut().insert(caller)),
@@ -140,16 +152,24 @@ async fn ready(State(gateway): State<Gateway>) -> Response {
     let Some(catalog) = state.catalog() else {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "no definitions are applied; run `asof apply`");
     };
+    // Nobody is asked for a token here: where others are, names and reasons are for those that have one.
+    let is_open = state.settings.server.tokens.is_none();
     if let Some(fault) = state.streams_fault() {
-        return failure(StatusCode::SERVICE_UNAVAILABLE, &format!("{STREAMS_CLOSED}: {}", error_chain(&*fault)));
+        let reason = if is_open { format!(": {}", error_chain(&*fault)) } else { String::new() };
+        return failure(StatusCode::SERVICE_UNAVAILABLE, &format!("{STREAMS_CLOSED}{reason}"));
     }
     let faults = state.ingestion().map(|ingestion| ingestion.faults()).unwrap_or_default();
-    let texts = |name: &str, fault: &IngestionError| (name.to_owned(), Value::from(error_chain(fault)));
-    let sources: Map<_, _> = faults.sources.iter().map(|(name, fault)| texts(name.as_str(), fault)).collect();
-    let views: Map<_, _> = faults.views.iter().map(|(name, fault)| texts(name.as_str(), fault)).collect();
     let mut answer = json!({"status": "ready", "registry_version": catalog.registry.version});
-    if !faults.is_empty() {
-        answer["faults"] = json!({"sources": sources, "feature_views": views});
+    if !faults.is_empty() && is_open {
+        let reasons = |faults: &mut dyn Iterator<Item = (&str, &IngestionError)>| {
+            Value::Object(faults.map(|(name, fault)| (name.to_owned(), error_chain(fault).into())).collect())
+        };
+        answer["faults"] = json!({
+            "sources": reasons(&mut faults.sources.iter().map(|(name, fault)| (name.as_str(), fault))),
+            "feature_views": reasons(&mut faults.views.iter().map(|(name, fault)| (name.as_str(), fault))),
+        });
+    } else if !faults.is_empty() {
+        answer["faults"] = json!({"sources": faults.sources.len(), "feature_views": faults.views.len()});
     }
     Json(answer).into_response()
 }
@@ -209,6 +229,7 @@ pub(super) fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> 
 }
 
 async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value, Status> {
+    let begun = Instant::now();
     let invalid = |message: String| Status::new(Code::InvalidArgument, message);
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(invalid("the body has to be a JSON object, such as {\"feature_service\": …}".to_owned()));
@@ -235,6 +256,7 @@ async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value,
         columns: request_batch(columns)?,
         now: now.map_err(|error| invalid(format!("`now`: {error}")))?,
     };
+    trace::stage("decode", begun);
     let timestamps = body.timestamps;
     let answer = gateway.service.online(caller, request, move |request, answer| {
         answer_to_json(&encode_answer_columns(request, &answer.into_answer(), timestamps), timestamps)

@@ -21,6 +21,9 @@ use crate::settings::Limits;
 const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const RETRY_PUSHBACK_MS: HeaderValue = HeaderValue::from_static("50");
 
+/// The part of the queue's time that requests wait at most once the server has caught up.
+const CAUGHT_UP: u32 = 4;
+
 /// A request that is counted until this is dropped.
 pub(super) type Permit = OwnedSemaphorePermit;
 
@@ -30,7 +33,7 @@ pub(super) struct InFlight {
     max: usize,
     queue_time: Duration,
     began: Instant,
-    /// Since when every request waited too long, in microseconds after `began`; 0: the last one did not.
+    /// Since when requests wait too long, in microseconds after `began`; 0: they do not.
     late_since: Arc<AtomicU64>,
 }
 
@@ -52,10 +55,12 @@ impl InFlight {
     /// Whether a request waited so long for a thread that its caller had better ask again, or elsewhere.
     ///
     /// A process that the system held up for a moment finds all requests late once, and catches up. It has too much to
-    /// do if they stay late.
+    /// do if they stay late, until hardly one waits any more: while it refuses what waited too long, what it takes has
+    /// waited almost as long.
     pub fn is_late(&self, arrived: Instant) -> bool {
-        if arrived.elapsed() <= self.queue_time {
-            if self.late_since.load(Ordering::Relaxed) != 0 {
+        let waited = arrived.elapsed();
+        if waited <= self.queue_time {
+            if waited <= self.queue_time / CAUGHT_UP && self.late_since.load(Ordering::Relaxed) != 0 {
                 self.late_since.store(0, Ordering::Relaxed);
             }
             return false;
@@ -64,6 +69,10 @@ impl InFlight {
         let known = self.late_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         let since = known.err().unwrap_or(now);
         u128::from(now.saturating_sub(since)) > late_patience(self.queue_time).as_micros()
+    }
+
+    pub fn queue_time(&self) -> Duration {
+        self.queue_time
     }
 
     pub fn full(&self) -> String {
@@ -115,7 +124,10 @@ mod tests {
         std::thread::sleep(late_patience(queue_time) + Duration::from_millis(5));
         assert!(in_flight.is_late(late()));
         assert!(in_flight.is_late(late()));
-        // One in time, and the rest has caught up.
+        // One that is hardly in time is answered, and the others are late still.
+        assert!(!in_flight.is_late(Instant::now() - queue_time / 2));
+        assert!(in_flight.is_late(late()));
+        // One that did not wait, and the rest has caught up.
         assert!(!in_flight.is_late(Instant::now()));
         assert!(!in_flight.is_late(late()));
     }

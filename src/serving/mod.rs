@@ -31,10 +31,13 @@ mod packed;
 pub mod prediction;
 mod push;
 mod record;
+mod refusal;
 mod server;
 mod state;
 pub mod status;
+mod tls;
 pub mod tokens;
+mod traces;
 mod watched_body;
 mod wire;
 

@@ -18,3 +18,4 @@ mod streams;
 mod streams_failing;
 mod streams_faults;
 mod support;
+mod traces;

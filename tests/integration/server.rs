@@ -81,16 +81,21 @@ impl TestServer {
 
     /// Status and body of a request.
     pub fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        self.try_http(method, path, body).expect("the server answers")
+        self.http_with("", method, path, body).expect("the server answers")
     }
 
     /// None: the server is gone.
     pub fn try_http(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        self.http_with("", method, path, body)
+    }
+
+    /// With these lines in the head, too.
+    pub fn http_with(&self, head: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(&self.http).ok()?;
         let length = body.len();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: test\r\n{head}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .ok()?;
         let mut answer = String::new();
@@ -112,7 +117,7 @@ impl Drop for TestServer {
     }
 }
 
-fn online(features: &[&str], key: &str, values: &[&str]) -> pb::GetOnlineFeaturesRequest {
+pub fn online(features: &[&str], key: &str, values: &[&str]) -> pb::GetOnlineFeaturesRequest {
     pb::GetOnlineFeaturesRequest {
         features: Some(pb::FeatureSelection {
             features: features.iter().map(|name| (*name).to_owned()).collect(),
