@@ -99,9 +99,9 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
 }
 
 async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliError> {
-    let definitions = project.checked_definitions().await?;
-    let base = project.registry()?.latest().await?;
-    let plan = registry::plan(base.as_ref(), definitions);
+    let base = project.registry()?.latest().await?.map(Arc::new);
+    let definitions = project.definitions_to_apply(base.as_ref()).await?;
+    let plan = registry::plan(base.as_deref(), definitions);
     Ok(if allow_breaking { plan.allow_breaking() } else { plan })
 }
 

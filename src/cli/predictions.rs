@@ -214,7 +214,7 @@ pub async fn run_batch(project: &Project, arguments: &PredictBatchArguments, out
     let started = std::time::Instant::now();
     check_target(&arguments.out)?;
     let catalog = project.prediction_catalog(&arguments.route).await?;
-    project.settle_streams(&catalog.features.registry).await?;
+    project.settle_streams(&catalog.features.registry, &[]).await?;
     let plan = catalog.route(&arguments.route)?;
     let Some(read) = plan.reads.first() else {
         return Err(CliError::Usage(format!("route `{}` reads no features", arguments.route)));

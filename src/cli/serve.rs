@@ -10,6 +10,7 @@ use super::error::CliError;
 use super::online_access::ServerAddress;
 use super::output::Output;
 use super::project::Project;
+use super::stream::Purpose;
 use crate::retrieval::OnlineRetrieval;
 use crate::serving::prediction::PredictionState;
 use crate::serving::{Server, ServerOptions, ServerState};
@@ -48,7 +49,7 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         insecure: arguments.insecure,
     };
     let ServeArguments { allow_request_time, replica, stop_with_stdin, .. } = *arguments;
-    serve(project, options, allow_request_time, replica, stop_with_stdin, output).await
+    serve(project, options, allow_request_time, replica, stop_with_stdin, Purpose::Server, output).await
 }
 
 /// Serves at these addresses until the process is asked to end.
@@ -58,6 +59,7 @@ pub(super) async fn serve(
     allow_request_time: bool,
     is_replica: bool,
     stop_with_stdin: bool,
+    purpose: Purpose,
     output: Output,
 ) -> Result<(), CliError> {
     raise_descriptors(project.settings.server.limits.connections);
@@ -98,7 +100,12 @@ pub(super) async fn serve(
         process: std::process::id(),
     };
     project.write_server_address(&address).map_err(failed)?;
-    output.say(format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http));
+    output.say(match purpose {
+        Purpose::Server => {
+            format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http)
+        }
+        Purpose::Worker => format!("taking in the streams of {}", project.settings.project),
+    });
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
     let served = server.run(stop_signal(stop_with_stdin)).await;
     if let Err(error) = streams.close_streams().await {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder};
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder, new_null_array};
 
 use super::RetrievalError;
 use super::answer::{Answer, OnlineAnswer, RequestColumns, evaluate};
@@ -11,7 +11,8 @@ use super::online_sides::JOBS;
 use super::online_windows::WindowPlan;
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
 use super::waiting::Waiting;
-use crate::definition::ValueType;
+use crate::arrow_types::arrow_type;
+use crate::definition::{Field, ValueType};
 use crate::online_store::{EncodedKeys, KeyEncoder, OnlineStore, OnlineStoreError, RowDecoder, ViewId};
 use crate::point_in_time_join::{JoinedView, RowStatus};
 use crate::registry::ViewState;
@@ -108,6 +109,9 @@ impl OnlineRetrieval {
         let keys = encode_keys(resolved, id, columns)?;
         // What its stream wrote stands beside what jobs wrote.
         let side = resolved.streamed.as_ref().and_then(|_| self.store.stream_side(id));
+        if resolved.streamed.is_some() && side.is_none() {
+            return Ok(unknown_rows(resolved, rows));
+        }
         let streamed =
             side.map(|side| Ok::<_, RetrievalError>((side, encode_keys(resolved, side, columns)?))).transpose()?;
         if let Some(windows) = &resolved.windows {
@@ -162,6 +166,18 @@ impl OnlineRetrieval {
         let sides: Vec<(ViewId, EncodedKeys)> = std::iter::once(jobs).chain(stream).collect();
         let features = windows.read(self.store.as_ref(), &sides, now, waiting)?;
         Ok(JoinedView { features, statuses, event_timestamps: event_timestamps.finish() })
+    }
+}
+
+/// What a view answers that its stream does not feed yet: nothing is known of any key.
+fn unknown_rows(resolved: &ResolvedView, rows: usize) -> JoinedView {
+    let nulls = |field: &Field| new_null_array(&arrow_type(&field.value_type), rows);
+    let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC");
+    event_timestamps.append_nulls(rows);
+    JoinedView {
+        features: resolved.features.iter().map(nulls).collect(),
+        statuses: vec![RowStatus::NotFound; rows],
+        event_timestamps: event_timestamps.finish(),
     }
 }
 

@@ -55,6 +55,8 @@ pub const CALLS: &[Call] = &[
     always("asof.v1.Admin/SyncOnlineStore", Needs::Admin),
     of_all_views(always("asof.v1.Admin/FlushStreams", Needs::Admin)),
     always("asof.v1.Admin/RebuildOnline", Needs::Admin),
+    of_all_views(always("asof.v1.Admin/SetWatermark", Needs::Admin)),
+    of_all_views(always("asof.v1.Admin/NewEventTable", Needs::Admin)),
     of_all_views(always("asof.v1.Admin/Checkpoint", Needs::Admin)),
     of_all_views(request("asof.v1.Prediction/Predict", Needs::Writer)),
     of_all_views(stream("asof.v1.Prediction/BatchPredict", Needs::Reader)),

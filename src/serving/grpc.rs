@@ -25,7 +25,8 @@ use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
 use super::tokens::Caller;
-use crate::definition::{FeatureView, FeatureViewName};
+use crate::definition::{FeatureView, FeatureViewName, SourceName};
+use crate::error::error_chain;
 use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
@@ -288,11 +289,12 @@ impl FeatureStore for FeatureStoreService {
             0 => self.catalog()?,
             version => self.catalog_at(version).await?,
         };
-        self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
+        let resolved = self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
+        let sources: Vec<SourceName> = resolved.sources().cloned().collect();
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
             // The answer sees what was acknowledged before.
-            state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+            state.flush_streams(&sources).await.map_err(|error| to_status(error.kind(), &error))?;
             state.batch.get(&catalog, &request).await.map_err(|error| to_status(error.kind(), &error))
         }));
         let answer = work.await?;
@@ -343,6 +345,8 @@ impl FeatureStore for FeatureStoreService {
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         let caller = caller(request.extensions());
         let catalog = self.state.catalog();
+        let ingestion = self.state.ingestion();
+        let faults = ingestion.as_ref().map(|ingestion| ingestion.faults()).unwrap_or_default();
         let mut views = Vec::new();
         let all = catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views);
         for view in all.filter(|view| caller.may_use(view.name.as_str())) {
@@ -357,14 +361,18 @@ impl FeatureStore for FeatureStoreService {
                 table_version: table.as_ref().map(|table| table.version()),
                 materialized_until: until.map(EventTimestamp::micros),
                 online_table_version: position.map_err(|error| to_status(error.kind(), &error))?,
+                fault: faults.views.get(&view.name).map(|fault| error_chain(fault)).unwrap_or_default(),
             });
         }
-        let is_shown = |status: &SourceStatus| {
-            let check = |catalog: &Arc<Catalog>| caller.check_source(catalog.definitions(), status.name.as_str());
+        let is_shown = |status: &pb::StreamStatus| {
+            let check = |catalog: &Arc<Catalog>| caller.check_source(catalog.definitions(), &status.source);
             catalog.as_ref().is_some_and(|catalog| check(catalog).is_ok())
         };
-        let streams = self.state.ingestion().map_or_else(Vec::new, |streams| streams.status());
-        let streams = streams.into_iter().filter(is_shown).map(stream_status);
+        let streams = match ingestion {
+            Some(ingestion) => ingestion.status().into_iter().map(stream_status).collect(),
+            None => self.closed_streams(),
+        };
+        let streams = streams.into_iter().filter(is_shown);
         Ok(Response::new(pb::GetStatusResponse {
             project: self.state.settings.project.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -373,6 +381,21 @@ impl FeatureStore for FeatureStoreService {
             streams: streams.collect(),
             process_cpu_seconds: process_cpu_seconds(),
         }))
+    }
+}
+
+impl FeatureStoreService {
+    /// The streams of a project, of which none is open.
+    fn closed_streams(&self) -> Vec<pb::StreamStatus> {
+        let (catalog, fault) = (self.state.catalog(), self.state.streams_fault());
+        let fault = fault.map(|fault| error_chain(&*fault)).unwrap_or_default();
+        let sources = catalog.iter().flat_map(|catalog| &catalog.definitions().sources);
+        let closed = |source: &SourceName| pb::StreamStatus {
+            source: source.as_str().to_owned(),
+            fault: fault.clone(),
+            ..pb::StreamStatus::default()
+        };
+        sources.filter(|source| source.stream.is_some()).map(|source| closed(&source.name)).collect()
     }
 }
 
@@ -404,11 +427,12 @@ fn stream_status(status: SourceStatus) -> pb::StreamStatus {
         watermark: status.watermark.map(EventTimestamp::micros),
         accepted: status.accepted,
         dead_letters: status.dead_letters,
-        duplicates: status.duplicates,
-        late: status.late,
-        ignored: status.ignored,
+        duplicates: status.passed_over.duplicates,
+        late: status.passed_over.late,
+        ignored: status.passed_over.ignored,
         online_lag_records: status.online_lag_records,
         offline_lag_records: status.offline_lag_records,
+        fault: status.fault.as_ref().map(|fault| error_chain(fault)).unwrap_or_default(),
     }
 }
 

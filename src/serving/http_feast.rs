@@ -18,6 +18,7 @@ use super::pb::{self, column::Values};
 use super::push::PushCall;
 use super::status::to_status;
 use super::tokens::Caller;
+use crate::definition::SourceName;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
 use crate::stream_ingestion::{Acknowledge, PushSummary, PushedRows};
 use crate::text_files::UniqueObject;
@@ -152,13 +153,15 @@ async fn push_columns(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result
         }
     };
     let rows = rows_of(&body.df)?;
+    let sent = rows.len() as u64;
     let mut call = PushCall::new(&gateway.service.state, caller, &body.push_source_name, acknowledge).await?;
     call.push(PushedRows::Objects(rows)).await?;
     let summary = call.finish().await?;
     if is_stored {
-        gateway.service.state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+        let source = [SourceName::new(&body.push_source_name)];
+        gateway.service.state.flush_streams(&source).await.map_err(|error| to_status(error.kind(), &error))?;
     }
-    refuse_dead_letters(&summary)
+    refuse_dead_letters(sent, &summary)
 }
 
 /// Takes the rows of a feature view, as Feast's SDK pushes and materializes them.
@@ -197,8 +200,9 @@ async fn write_rows(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result<(
     }
     let source = source.name.as_str().to_owned();
     let mut call = PushCall::new(&gateway.service.state, caller, &source, Acknowledge::Visible).await?;
+    let sent = rows.len() as u64;
     call.push(PushedRows::Objects(rows)).await?;
-    refuse_dead_letters(&call.finish().await?)
+    refuse_dead_letters(sent, &call.finish().await?)
 }
 
 /// Gives a column the name that the source has for it; one that the source has not is left out.
@@ -213,12 +217,11 @@ fn rename(row: &mut Map<String, Value>, from: &str, to: Option<&str>) {
 
 /// # Errors
 /// Feast's answers have no place to tell that some rows are refused.
-fn refuse_dead_letters(summary: &PushSummary) -> Result<(), Status> {
-    match summary.reasons.first() {
+fn refuse_dead_letters(sent: u64, summary: &PushSummary) -> Result<(), Status> {
+    let refused = sent - summary.accepted - summary.passed_over.duplicates - summary.passed_over.ignored;
+    match summary.reasons.first().filter(|_| refused > 0) {
         Some((row, reason)) => Err(Status::invalid_argument(format!(
-            "{} of the rows are refused and among the dead letters; row {}: {reason}",
-            summary.dead_letters,
-            row + 1
+            "{refused} of the rows are refused and among the dead letters; row {row}, from 0: {reason}"
         ))),
         None => Ok(()),
     }

@@ -18,5 +18,6 @@ mod server;
 mod stream_state;
 mod streams;
 mod streams_failing;
+mod streams_faults;
 mod support;
 mod traces;

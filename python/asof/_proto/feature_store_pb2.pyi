@@ -53,7 +53,7 @@ class GetOnlineFeaturesRequest(_message.Message):
     full_feature_names: bool
     event_timestamps: bool
     now: int
-    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., entities: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., full_feature_names: bool = ..., event_timestamps: bool = ..., now: _Optional[int] = ...) -> None: ...
+    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., entities: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., full_feature_names: _Optional[bool] = ..., event_timestamps: _Optional[bool] = ..., now: _Optional[int] = ...) -> None: ...
 
 class GetOnlineFeaturesResponse(_message.Message):
     __slots__ = ("columns", "registry_version")
@@ -187,7 +187,7 @@ class BatchHeader(_message.Message):
     as_of: int
     table_versions: _containers.RepeatedCompositeFieldContainer[TableVersion]
     registry_version: int
-    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., full_feature_names: bool = ..., statuses: bool = ..., as_known: bool = ..., from_source: bool = ..., spine: _Optional[_Union[Spine, _Mapping]] = ..., range: _Optional[_Union[TimeRange, _Mapping]] = ..., as_of: _Optional[int] = ..., table_versions: _Optional[_Iterable[_Union[TableVersion, _Mapping]]] = ..., registry_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., full_feature_names: _Optional[bool] = ..., statuses: _Optional[bool] = ..., as_known: _Optional[bool] = ..., from_source: _Optional[bool] = ..., spine: _Optional[_Union[Spine, _Mapping]] = ..., range: _Optional[_Union[TimeRange, _Mapping]] = ..., as_of: _Optional[int] = ..., table_versions: _Optional[_Iterable[_Union[TableVersion, _Mapping]]] = ..., registry_version: _Optional[int] = ...) -> None: ...
 
 class Spine(_message.Message):
     __slots__ = ("timestamp_column",)
@@ -326,7 +326,7 @@ class GetStatusResponse(_message.Message):
     def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ..., process_cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class StreamStatus(_message.Message):
-    __slots__ = ("source", "watermark", "accepted", "dead_letters", "duplicates", "late", "ignored", "online_lag_records", "offline_lag_records")
+    __slots__ = ("source", "watermark", "accepted", "dead_letters", "duplicates", "late", "ignored", "online_lag_records", "offline_lag_records", "fault")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -336,6 +336,7 @@ class StreamStatus(_message.Message):
     IGNORED_FIELD_NUMBER: _ClassVar[int]
     ONLINE_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     source: str
     watermark: int
     accepted: int
@@ -345,16 +346,19 @@ class StreamStatus(_message.Message):
     ignored: int
     online_lag_records: int
     offline_lag_records: int
-    def __init__(self, source: _Optional[str] = ..., watermark: _Optional[int] = ..., accepted: _Optional[int] = ..., dead_letters: _Optional[int] = ..., duplicates: _Optional[int] = ..., late: _Optional[int] = ..., ignored: _Optional[int] = ..., online_lag_records: _Optional[int] = ..., offline_lag_records: _Optional[int] = ...) -> None: ...
+    fault: str
+    def __init__(self, source: _Optional[str] = ..., watermark: _Optional[int] = ..., accepted: _Optional[int] = ..., dead_letters: _Optional[int] = ..., duplicates: _Optional[int] = ..., late: _Optional[int] = ..., ignored: _Optional[int] = ..., online_lag_records: _Optional[int] = ..., offline_lag_records: _Optional[int] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class ViewStatus(_message.Message):
-    __slots__ = ("name", "table_version", "materialized_until", "online_table_version")
+    __slots__ = ("name", "fault", "table_version", "materialized_until", "online_table_version")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     TABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MATERIALIZED_UNTIL_FIELD_NUMBER: _ClassVar[int]
     ONLINE_TABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
+    fault: str
     table_version: int
     materialized_until: int
     online_table_version: int
-    def __init__(self, name: _Optional[str] = ..., table_version: _Optional[int] = ..., materialized_until: _Optional[int] = ..., online_table_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., fault: _Optional[str] = ..., table_version: _Optional[int] = ..., materialized_until: _Optional[int] = ..., online_table_version: _Optional[int] = ...) -> None: ...

@@ -100,7 +100,7 @@ impl Prediction for PredictionGrpc {
         let state = Arc::clone(&self.state);
         let work = self.state.workers.spawn(async move {
             let timestamp_column = (!header.timestamp_column.is_empty()).then_some(header.timestamp_column);
-            state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+            state.flush_streams(&[]).await.map_err(|error| to_status(error.kind(), &error))?;
             let scored = predict_batch(&catalog, &state.batch, &header.route, &spine, timestamp_column).await;
             scored.map_err(|error| to_status(error.kind(), &error))
         });
