@@ -170,9 +170,12 @@ def measure(load: Load, ours: str, mlserver: str | None, rounds: int) -> None:
     for (name, rows), numbers in measured.items():
         print(f"{rows:5}  {name:52}{numbers['rate']:12,.0f}{numbers['p50']:9.2f}{numbers['p99']:9.2f}{numbers['cpu']:8,.0f}")
     half = measured["predictions", 1]["rate"] / 2
-    halves = medians([load(ours, 1, "--route", "process", "--rate", str(half)) for _ in range(rounds)])
+    asked_half = (["--route", "process"], ["--service", "all"])
+    pairs = [[load(ours, 1, *what, "--rate", str(half)) for what in asked_half] for _ in range(rounds)]
+    halves, features = (medians([pair[side] for pair in pairs]) for side in (0, 1))
     print(f"\n{'':70}{'found':>10}{'goal':>10}")
     line(f"p99 of predictions at half load ({half:,.0f} requests/s), ms", halves["p99"], P99_GOAL_MS, halves["p99"] <= P99_GOAL_MS)
+    line("the same to that of features alone at that rate", halves["p99"] / features["p99"], 1.5, halves["p99"] <= 1.5 * features["p99"])
     part = measured["predictions", 1]["rate"] / measured["features alone", 1]["rate"]
     line("predictions/s to requests for features alone", part, FEATURES_GOAL, part >= FEATURES_GOAL)
     if mlserver is not None:
