@@ -60,6 +60,7 @@ pub(super) async fn serve(
     stop_with_stdin: bool,
     output: Output,
 ) -> Result<(), CliError> {
+    raise_descriptors(project.settings.server.limits.connections);
     let workers = Workers::start()?;
     let online_store = project.serving_store()?;
     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
@@ -107,6 +108,32 @@ pub(super) async fn serve(
     project.remove_server_address();
     workers.stop().await;
     Ok(served?)
+}
+
+/// Files that are open beside connections, about.
+const FILES_OPEN: usize = 1024;
+
+/// Lets the process have as many files and connections open as the system lets it, which may be more than at its start.
+fn raise_descriptors(connections: usize) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the pointers are to a structure of this type, which outlives the calls.
+        let raised = unsafe {
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+            }
+        };
+        let descriptors = usize::try_from(limit.rlim_max).unwrap_or(usize::MAX);
+        if raised && descriptors < connections.saturating_add(FILES_OPEN) {
+            tracing::warn!(
+                descriptors,
+                connections,
+                "the system allows fewer open files than `connections` and the store need; raise one (`ulimit -n`), or lower the other"
+            );
+        }
+    }
 }
 
 /// The threads of jobs and joins; they do not hold up the end of the command, however it ends.

@@ -19,8 +19,9 @@ use super::shadow::{ShadowJob, Shadows};
 use crate::definition::nearest;
 use crate::metrics::PREDICTIONS_TOTAL;
 use crate::model_runtime::Predictions;
-use crate::retrieval::{OnlineRetrieval, RequestColumns, RetrievalError};
+use crate::retrieval::{OnlineRetrieval, RequestColumns, RetrievalError, Waiting};
 use crate::time::EventTimestamp;
+use crate::trace;
 
 /// Up to here a request is answered on the thread that received it: handing others over would take longer.
 const INLINE_ROWS_MAX: usize = 256;
@@ -92,10 +93,13 @@ impl PredictionService {
             0..=INLINE_ROWS_MAX => evaluate()?,
             _ => tokio::task::block_in_place(evaluate)?,
         };
+        trace::rows(request.columns.num_rows());
         let latency_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
         let registry_version = catalog.features.registry.version;
         let head = RecordHead { sent_at: self.online.clock.now().micros(), registry_version, latency_us };
+        let logging = Instant::now();
         self.log(&head, &plans, &evaluated).await?;
+        trace::stage("log", logging);
         let mut answers = Vec::with_capacity(plans.len());
         for (plan, evaluated) in plans.iter().zip(evaluated) {
             count(plan, &evaluated);
@@ -113,6 +117,7 @@ impl PredictionService {
         now: EventTimestamp,
     ) -> Result<Vec<Evaluated>, PredictionError> {
         check_request(plans, request)?;
+        let reading = Instant::now();
         let mut known = KnownRows::new(&request.columns);
         for plan in plans {
             for read in &plan.reads {
@@ -121,8 +126,13 @@ impl PredictionService {
                 }
             }
         }
-        let ids = &request.prediction_ids;
-        plans.iter().map(|plan| evaluate_plan(plan, ids, known.clone(), catalog.features.registry.version)).collect()
+        trace::stage("read", reading);
+        let (evaluating, ids) = (Instant::now(), &request.prediction_ids);
+        let evaluate =
+            |plan: &Arc<RoutePlan>| evaluate_plan(plan, ids, known.clone(), catalog.features.registry.version);
+        let evaluated = plans.iter().map(evaluate).collect();
+        trace::stage("evaluate", evaluating);
+        evaluated
     }
 
     /// Remembers what was answered; a share of it, by the prediction's id, where a route samples. All of a request is
@@ -257,7 +267,8 @@ pub fn fetch(
 ) -> Result<(), PredictionError> {
     let columns = RequestColumns::new(&read.resolved, service_columns(&known.sent, &read.resolved)?);
     let columns = columns.map_err(|error| with_all_columns(error, &known.sent))?;
-    let answer = online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now))?;
+    let answer =
+        online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now), &Waiting::default())?;
     known.add_fetched(read, answer.into_answer());
     Ok(())
 }

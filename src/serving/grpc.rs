@@ -18,7 +18,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
 use super::columns::{decode_column, encode_answer, encode_column};
-use super::in_flight::late;
 use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
@@ -30,10 +29,11 @@ use crate::definition::{FeatureView, FeatureViewName};
 use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
-    RequestColumns, ResolvedRequest, RetrievalError, TableVersion,
+    RequestColumns, ResolvedRequest, RetrievalError, TableVersion, Waiting,
 };
 use crate::stream_ingestion::SourceStatus;
 use crate::time::{EventTimestamp, TimeRange};
+use crate::trace;
 
 /// Rows of one message of a batch answer.
 const CHUNK_ROWS: usize = 16 * 1024;
@@ -76,7 +76,7 @@ impl FeatureStoreService {
         }
     }
 
-    fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+    pub(super) fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
     }
 
@@ -138,33 +138,43 @@ impl FeatureStoreService {
             return Err(Status::invalid_argument(message));
         }
         self.request_rows.record(rows as f64);
+        trace::rows(rows);
         let catalog = self.catalog()?;
         let resolved = self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
         let (state, stages) = (Arc::clone(&self.state), self.stages.clone());
+        let waiting = Waiting::default();
+        // Dropped with this call, however that ends.
+        let _waiter = waiting.waiter();
         let with_ages = self.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(AGES_EVERY);
         let answer = move || {
             let begun = Instant::now();
             let failed = |error: RetrievalError| to_status(error.kind(), &error);
             let columns = RequestColumns::new(&resolved, request.columns.clone()).map_err(failed)?;
-            let answer = state.online.answer(&catalog, resolved, &columns, request.now).map_err(failed)?;
+            let answer = state.online.answer(&catalog, resolved, &columns, request.now, &waiting).map_err(failed)?;
             let read = Instant::now();
             stages.read.record(read - begun);
+            trace::stage("read", begun);
             if with_ages {
                 record_ages(&answer, request.now.unwrap_or_else(|| state.online.clock.now()));
             }
             let finished = finish(&request, answer);
             stages.encode.record(read.elapsed());
+            trace::stage("encode", read);
             Ok(finished)
         };
         if rows <= INLINE_ROWS_MAX {
+            let _turn = self.state.turns.take().await?;
             return answer();
         }
         // As many at once as there are cores: more would only make all of them slower.
         let queue_time = self.state.settings.server.limits.queue_time;
+        let waiting = Instant::now();
         let turn = tokio::time::timeout(queue_time, Arc::clone(&self.large).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(Status::resource_exhausted(late(queue_time))) };
+        let Ok(Ok(turn)) = turn else { return Err(self.state.turns.refusal()) };
+        trace::stage("turn", waiting);
+        let traced = trace::current();
         let answer = move || {
-            let answered = answer();
+            let answered = trace::within_thread(traced, answer);
             drop(turn);
             answered
         };

@@ -1,7 +1,7 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use axum::body::Bytes;
@@ -28,12 +28,14 @@ use super::push::{PushCall, read_arrow, read_parquet};
 use super::record::{Recorder, record_http};
 use super::status::{http_status, kind_of};
 use super::tokens::Caller;
+use super::turns::RETRY_PUSHBACK;
 use super::watched_body::watched;
 use crate::metrics::Metrics;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
 use crate::stream_ingestion::{Acknowledge, PushSummary, PushedRows};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
+use crate::trace;
 
 #[derive(Clone)]
 pub(super) struct Gateway {
@@ -58,6 +60,7 @@ pub(super) fn router(
         .route("/v1/push", post(push))
         .route("/get-online-features", post(http_feast::get_online_features))
         .route("/push", post(http_feast::push))
+        .route("/write-to-online-store", post(http_feast::write_to_online_store))
         .route("/openapi.json", get(describe))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/ready", get(ready))
@@ -120,7 +123,11 @@ fn refuse_for_now(message: &str) -> Response {
 
 pub(super) fn failed(status: &Status) -> Response {
     let code = http_status(kind_of(status.code()));
-    failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
+    let mut answer = failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message());
+    if status.metadata().contains_key(RETRY_PUSHBACK) {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
 }
 
 async fn refuse_method(method: Method, uri: Uri) -> Response {
@@ -194,6 +201,7 @@ pub(super) fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> 
 }
 
 async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value, Status> {
+    let begun = Instant::now();
     let invalid = |message: String| Status::new(Code::InvalidArgument, message);
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(invalid("the body has to be a JSON object, such as {\"feature_service\": …}".to_owned()));
@@ -220,6 +228,7 @@ async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value,
         columns: request_batch(columns)?,
         now: now.map_err(|error| invalid(format!("`now`: {error}")))?,
     };
+    trace::stage("decode", begun);
     let timestamps = body.timestamps;
     let answer = gateway.service.online(caller, request, move |request, answer| {
         answer_to_json(&encode_answer_columns(request, &answer.into_answer(), timestamps), timestamps)

@@ -35,7 +35,10 @@ mod refusal;
 mod server;
 mod state;
 pub mod status;
+mod tls;
 pub mod tokens;
+mod traces;
+mod turns;
 mod watched_body;
 mod wire;
 

@@ -7,8 +7,9 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// Bytes of a message as it travels. Clients take 8 KiB of headers in all, and call it another error where there are
 /// more.
 const MESSAGE_BYTES_MAX: usize = 4096;
-/// Characters that are kept of a longer message: of most bytes each, which travel as three.
-const KEPT_CHARS: usize = MESSAGE_BYTES_MAX / 12;
+/// What is kept of the two ends of a longer message.
+const HEAD_BYTES: usize = 2048;
+const TAIL_BYTES: usize = 1024;
 const TOO_LARGE: &str = "decoded message length too large";
 
 /// Shortens a message that repeats what was sent at length, and says of a message that is too large what bounds it.
@@ -32,13 +33,19 @@ pub(super) fn tidy(headers: &mut HeaderMap) {
 
 /// The beginning and the end: what a message says stands around what it repeats.
 fn shortened(message: &str) -> String {
-    let length = message.chars().count();
-    if length <= 2 * KEPT_CHARS {
-        return message.to_owned();
+    let head: String = message.chars().scan(HEAD_BYTES, within).collect();
+    let tail: Vec<char> = message[head.len()..].chars().rev().scan(TAIL_BYTES, within).collect();
+    match head.len() + tail.iter().map(|c| c.len_utf8()).sum::<usize>() < message.len() {
+        true => format!("{head} … {}", tail.iter().rev().collect::<String>()),
+        false => message.to_owned(),
     }
-    let head: String = message.chars().take(KEPT_CHARS).collect();
-    let tail: String = message.chars().skip(length - KEPT_CHARS / 2).collect();
-    format!("{head} … {tail}")
+}
+
+/// The character, as long as it travels within the bytes that are left: all but visible ASCII takes three for each.
+fn within(left: &mut usize, c: char) -> Option<char> {
+    let bytes = if c.is_ascii_graphic() && c != '%' { 1 } else { 3 * c.len_utf8() };
+    *left = left.checked_sub(bytes)?;
+    Some(c)
 }
 
 #[cfg(test)]

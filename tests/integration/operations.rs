@@ -31,7 +31,9 @@ fn copy_damaged(snapshot: &Path, copy: &Path) {
     std::fs::copy(snapshot.join("snapshot.json"), copy.join("snapshot.json")).unwrap();
     let files = std::fs::read_dir(snapshot.join("db")).unwrap().map(|entry| entry.unwrap().path());
     let files: Vec<_> = files.collect();
-    files.iter().for_each(|file| drop(std::fs::copy(file, copy.join("db").join(file.file_name().unwrap())).unwrap()));
+    for file in &files {
+        std::fs::copy(file, copy.join("db").join(file.file_name().unwrap())).unwrap();
+    }
     let is_values = |file: &&std::path::PathBuf| file.extension().is_some_and(|extension| extension == "sst");
     let largest = files.iter().filter(is_values).max_by_key(|file| file.metadata().unwrap().len()).unwrap();
     let largest = copy.join("db").join(largest.file_name().unwrap());

@@ -53,7 +53,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants in order");
         Measured {
             latencies,

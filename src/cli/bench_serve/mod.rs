@@ -35,21 +35,21 @@ pub struct BenchServeArguments {
     #[arg(long, default_value_t = 16, conflicts_with_all = ["rate", "sweep"])]
     concurrency: usize,
     /// Requests a second, sent whether or not earlier ones are answered.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// Rates from a tenth of what the server can do up to all of it, and how many cores a rate takes.
     #[arg(long, conflicts_with = "rate")]
     sweep: bool,
     /// Of a sweep: the greatest p99 latency to plan for, in milliseconds.
-    #[arg(long, default_value_t = 10.0, value_name = "MILLISECONDS")]
+    #[arg(long, default_value_t = 10.0, value_name = "MILLISECONDS", allow_negative_numbers = true)]
     p99: f64,
     /// Of a sweep: the requests a second to plan for, instead of what was measured.
-    #[arg(long, value_name = "REQUESTS")]
+    #[arg(long, value_name = "REQUESTS", allow_negative_numbers = true)]
     plan_for: Option<f64>,
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, allow_negative_numbers = true)]
     seconds: f64,
     /// Before anything is measured.
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", allow_negative_numbers = true)]
     warm_up: f64,
     /// Connections that the requests are spread over.
     #[arg(long, default_value_t = 1)]
@@ -122,14 +122,24 @@ impl BenchServeArguments {
 }
 
 fn check(arguments: &BenchServeArguments) -> Result<(), CliError> {
-    let threads = arguments.threads.unwrap_or(1);
-    let numbers = [arguments.entities, arguments.width, arguments.concurrency, arguments.connections, threads];
-    let measures = [arguments.rate.unwrap_or(1.0), arguments.seconds, arguments.p99, arguments.plan_for.unwrap_or(1.0)];
-    let is_positive = |measure: f64| measure.is_finite() && measure > 0.0;
-    if numbers.contains(&0) || !measures.into_iter().all(is_positive) || !(0.0..1e6).contains(&arguments.warm_up) {
-        return Err(CliError::Usage("numbers of bench-serve have to be greater than 0".to_owned()));
+    let bounded = [
+        ("--entities", arguments.entities as f64, 1.0, 1e6),
+        ("--width", arguments.width as f64, 1.0, 1e6),
+        ("--concurrency", arguments.concurrency as f64, 1.0, 1e5),
+        ("--connections", arguments.connections as f64, 1.0, 1e4),
+        ("--threads", arguments.threads.unwrap_or(1) as f64, 1.0, 1024.0),
+        ("--rate", arguments.rate.unwrap_or(1.0), 0.001, 1e6),
+        ("--seconds", arguments.seconds, 0.001, 86_400.0),
+        ("--warm-up", arguments.warm_up, 0.0, 86_400.0),
+        ("--p99", arguments.p99, 0.001, 60_000.0),
+        ("--plan-for", arguments.plan_for.unwrap_or(1.0), 0.001, 1e12),
+    ];
+    match bounded.into_iter().find(|(_, given, least, most)| !(least..=most).contains(&given)) {
+        Some((name, given, least, most)) => {
+            Err(CliError::Usage(format!("{name} is {given}, and has to be a number from {least} to {most}")))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What to measure.
