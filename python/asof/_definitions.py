@@ -319,7 +319,7 @@ class PredictionLog(Record):
     """What is remembered of a route's predictions, how safely, and how long."""
 
     sample: float = 1.0
-    durability: Literal["machine", "process", "none"] = "machine"
+    durability: Literal["machine", "process", "none"] = "process"
     retention: Duration | None = None
 
 

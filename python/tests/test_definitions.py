@@ -81,7 +81,7 @@ ROUTES = [
         experiment=asof.Experiment(
             name="v4_test", unit="tailnum", variants=[asof.Variant("arrival_delay@3", 50), asof.Variant("arrival_delay@4", 50)]
         ),
-        log=asof.PredictionLog(sample=0.5, durability="process", retention=timedelta(days=90)),
+        log=asof.PredictionLog(sample=0.5, durability="machine", retention=timedelta(days=90)),
         owner="flights-team",
     ),
     asof.PredictionRoute(
@@ -103,7 +103,7 @@ WRITTEN_ROUTES = [
             "unit": "tailnum",
             "variants": [{"model": "arrival_delay@3", "weight": 50}, {"model": "arrival_delay@4", "weight": 50}],
         },
-        "log": {"sample": 0.5, "durability": "process", "retention": "90d"},
+        "log": {"sample": 0.5, "durability": "machine", "retention": "90d"},
         "owner": "flights-team",
     },
     {

@@ -105,9 +105,9 @@ impl Default for PredictionLog {
 #[serde(rename_all = "lowercase")]
 pub enum LogDurability {
     /// A crash of the machine.
-    #[default]
     Machine,
     /// A crash of the server.
+    #[default]
     Process,
     /// None: what was answered last may be lost.
     None,

@@ -1,6 +1,7 @@
 //! The inputs of a model for some rows, each value with where it came from.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 
@@ -82,7 +83,8 @@ impl BoundRows {
 /// The names under which requests and services have the inputs of a model.
 #[derive(Debug)]
 pub struct InputNames {
-    names: Vec<String>,
+    /// In the model's order.
+    pub names: Arc<[String]>,
     /// Inputs by what requests may call them: the input's name, or the feature's, in full or not.
     sent: HashMap<String, Vec<usize>>,
     /// Of each input, the full name of its feature; None: only requests have it.

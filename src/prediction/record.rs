@@ -1,5 +1,7 @@
 //! From answers to the records that the log has of them.
 
+use std::sync::Arc;
+
 use arrow::array::Array;
 
 use super::hash::share;
@@ -42,7 +44,7 @@ pub fn record(
         version: version.version,
         role: evaluation.role,
         experiment: evaluation.experiment.clone(),
-        inputs: version.inputs.iter().map(|input| input.name.clone()).collect(),
+        inputs: Arc::clone(&evaluation.model.names.names),
         rows,
         ..empty(head, plan)
     })
@@ -80,7 +82,7 @@ pub fn lookup_record(
         }
     });
     let rows: Vec<RecordRow> = rows.collect();
-    (!rows.is_empty()).then(|| LogRecord { inputs: vec![reference], rows, ..empty(head, plan) })
+    (!rows.is_empty()).then(|| LogRecord { inputs: [reference].into(), rows, ..empty(head, plan) })
 }
 
 fn empty(head: &RecordHead, plan: &RoutePlan) -> LogRecord {
@@ -94,7 +96,7 @@ fn empty(head: &RecordHead, plan: &RoutePlan) -> LogRecord {
         registry_version: head.registry_version,
         latency_us: head.latency_us,
         keys: plan.join_keys.clone(),
-        inputs: Vec::new(),
+        inputs: Arc::default(),
         rows: Vec::new(),
     }
 }

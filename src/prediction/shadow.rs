@@ -102,6 +102,7 @@ impl Shadows {
 
 fn work(jobs: &Receiver<ShadowJob>, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) {
     priority::yield_to_all();
+    let mut is_failing = false;
     while let Ok(job) = jobs.recv() {
         let (route, rows) = (job.plan.name.clone(), job.rows.len());
         let reference = job.plan.shadows[job.position].reference.clone();
@@ -109,11 +110,16 @@ fn work(jobs: &Receiver<ShadowJob>, online: &OnlineRetrieval, logger: Option<&Pr
         let (outcome, rows) = match catch_unwind(AssertUnwindSafe(|| run(job, online, logger))) {
             Ok(Ok(seen)) => ("done", seen),
             Ok(Err(error)) => {
-                tracing::warn!(route, shadow = reference, error = &error as &dyn std::error::Error, "a shadow failed");
+                // The first of many is told; the others are counted.
+                if !is_failing {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(route, shadow = reference, error, "a shadow fails");
+                }
                 ("failed", rows)
             }
             Err(_) => ("failed", rows),
         };
+        is_failing = outcome == "failed";
         count(&route, &reference, outcome, rows);
     }
 }

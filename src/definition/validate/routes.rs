@@ -198,13 +198,14 @@ fn log(raw: &RawPredictionLog, reporter: &mut Reporter<'_>) -> PredictionLog {
         reporter.error_with_help(sample.span, "`sample` is not between 0 and 1", "write a share such as 0.1");
     }
     let durability = match raw.durability.as_ref().map(|text| (text.as_str(), text.span)) {
-        None | Some(("machine", _)) => LogDurability::Machine,
+        None => LogDurability::default(),
+        Some(("machine", _)) => LogDurability::Machine,
         Some(("process", _)) => LogDurability::Process,
         Some(("none", _)) => LogDurability::None,
         Some((other, span)) => {
             let help = "write machine, process or none";
             reporter.error_with_help(span, format!("there is no durability `{other}`"), help);
-            LogDurability::Machine
+            LogDurability::default()
         }
     };
     if let Some(retention) = raw.retention.as_ref().filter(|retention| retention.value.0.is_zero()) {

@@ -1,5 +1,7 @@
 //! What is remembered of a prediction.
 
+use std::sync::Arc;
+
 use crate::point_in_time_join::FeatureStatus;
 use crate::prediction::inputs::Origin;
 
@@ -46,7 +48,7 @@ pub struct LogRecord {
     pub registry_version: u64,
     pub latency_us: u64,
     pub keys: Vec<String>,
-    pub inputs: Vec<String>,
+    pub inputs: Arc<[String]>,
     pub rows: Vec<RecordRow>,
 }
 

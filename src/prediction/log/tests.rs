@@ -23,7 +23,7 @@ fn record(id: &str) -> LogRecord {
         registry_version: 1,
         latency_us: 1,
         keys: Vec::new(),
-        inputs: Vec::new(),
+        inputs: Arc::default(),
         rows: vec![RecordRow {
             prediction_id: id.to_owned(),
             keys: Vec::new(),

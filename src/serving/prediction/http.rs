@@ -35,7 +35,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: Arc<ServerState>) -> Rout
         .route("/predict", post(predict_json))
         .route("/invocations", post(invocations))
         .route("/v2", get(v2::server_metadata))
-        .route("/v2/health/live", get(|| async { StatusCode::OK }))
+        .route("/v2/health/live", get(v2::server_live))
         .route("/v2/health/ready", get(v2::server_ready))
         .route("/v2/models/{name}", get(v2::metadata))
         .route("/v2/models/{name}/ready", get(v2::ready))

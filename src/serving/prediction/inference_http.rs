@@ -34,9 +34,14 @@ pub async fn server_metadata() -> Response {
     Json(json!({"name": PLATFORM, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions})).into_response()
 }
 
-pub async fn server_ready(State(state): AppState) -> StatusCode {
+pub async fn server_live() -> Response {
+    Json(json!({"live": true})).into_response()
+}
+
+pub async fn server_ready(State(state): AppState) -> Response {
     let is_ready = state.prediction.service.catalog().is_some();
-    if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ready": is_ready}))).into_response()
 }
 
 pub async fn ready(state: AppState, Path(name): Path<String>) -> Response {
@@ -45,7 +50,7 @@ pub async fn ready(state: AppState, Path(name): Path<String>) -> Response {
 
 pub async fn ready_of_version(State(state): AppState, Path((name, version)): Path<(String, String)>) -> Response {
     match plan(&state, &name, &version).await {
-        Ok(_) => StatusCode::OK.into_response(),
+        Ok(_) => Json(json!({"name": name, "ready": true})).into_response(),
         Err(status) => status_response(&status),
     }
 }
