@@ -71,13 +71,13 @@ python-env: setup
 
 python-test: build python-env
 	cd python && "$(VENV)/bin/mypy" --cache-dir "$(CACHE)/mypy"
-	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider
-	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/python
+	cd python && ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -p no:cacheprovider
+	ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -p no:cacheprovider tests/python
 
 # Feast and what it needs are half a gigabyte, so they have an environment of their own, and no part in `make test`.
 feast-test: build python-env
 	[ -x "$(CACHE)/feast/bin/feast" ] || { python3 -m venv "$(CACHE)/feast" && "$(CACHE)/feast/bin/pip" install --quiet "feast[duckdb]"; }
-	cd python && ASOF_FEAST_PYTHON="$(CACHE)/feast/bin/python" ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -q -p no:cacheprovider tests/test_feast.py tests/test_feast_remote.py
+	cd python && ASOF_FEAST_PYTHON="$(CACHE)/feast/bin/python" ASOF_BIN="$(ASOF)" "$(VENV)/bin/python" -m pytest -p no:cacheprovider tests/test_feast.py tests/test_feast_remote.py
 
 bench: python-env
 	ASOF_PYTHON="$(VENV)/bin/python" benches/run

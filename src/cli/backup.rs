@@ -67,9 +67,9 @@ pub async fn restore(project: &Project, arguments: &RestoreArguments, output: Ou
     }
     let new = RemovedOnDrop(path.with_extension("restoring"));
     remove_folder(&new.0)?;
-    let snapshot = Snapshot::fetch(&arguments.location, &new.0.join("db")).await?;
-    // What cannot be opened takes nobody's place.
-    drop(RocksDbOnlineStore::open(&RocksDbOptions::new(&new.0), Arc::new(SystemClock))?);
+    let snapshot = Snapshot::fetch(&arguments.location, &new.0.join("db"), &project.settings.project).await?;
+    // What cannot be read takes nobody's place.
+    RocksDbOnlineStore::open(&RocksDbOptions::new(&new.0), Arc::new(SystemClock))?.verify()?;
     let failed = |action: &str, path: &Path| {
         let action = format!("{action} {}", path.display());
         move |source| CliError::Io { action, source }

@@ -66,8 +66,7 @@ pub(super) async fn serve(
     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
     let online = OnlineRetrieval { store: Arc::clone(&online_store), clock: Arc::new(SystemClock), history };
     let spool = project.prediction_spool_path();
-    let prediction =
-        PredictionState::open(project.model_registry()?, online, project.offline_store()?, &spool, &workers.handle());
+    let prediction = PredictionState::open(project.model_registry()?, online, project.offline_store()?, &spool);
     let prediction = prediction.map_err(|source| CliError::Io {
         action: format!("open the spool of predictions `{}`", spool.display()),
         source,

@@ -37,11 +37,14 @@ pub(super) struct EncodedEvents<'a> {
     key: Option<Key>,
 }
 
+/// Event and created timestamp.
+type Instants = (i64, Option<i64>);
+
 /// The join key whose events come now.
 struct Key {
     prefix: Vec<u8>,
-    /// Event and created timestamp of the pending entry of events, and its value.
-    pending: Option<((i64, Option<i64>), Vec<u8>)>,
+    /// The pending entry of events, and its value.
+    pending: Option<(Instants, Vec<u8>)>,
     /// Of each level the tile that events are added to, and the finished ones.
     levels: Vec<Level>,
 }

@@ -74,8 +74,11 @@ async fn versions_in_use_are_not_retired_and_retired_ones_not_used() {
     for _ in 0..2 {
         models.register(prepare(model(), asked("s"), &registry).unwrap(), &SystemClock).await.unwrap();
     }
-    assert!(matches!(models.retire("m", 1, &SystemClock).await, Err(ModelRegistryError::InUse { .. })));
-    models.retire("m", 2, &SystemClock).await.unwrap();
+    assert!(matches!(
+        models.retire("m", 1, &Definitions::default(), &SystemClock).await,
+        Err(ModelRegistryError::InUse { .. })
+    ));
+    models.retire("m", 2, &Definitions::default(), &SystemClock).await.unwrap();
     let moved = models.set_alias("m", "rival", Some(2), None, &SystemClock).await;
     assert!(matches!(moved, Err(ModelRegistryError::Retired { .. })));
 }

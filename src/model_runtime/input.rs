@@ -95,7 +95,7 @@ pub struct Predictions {
 
 impl Predictions {
     pub fn rows(&self) -> usize {
-        if self.width == 0 { 0 } else { self.values.len() / self.width }
+        self.values.len().checked_div(self.width).unwrap_or(0)
     }
 
     pub fn row(&self, row: usize) -> &[f64] {

@@ -214,7 +214,7 @@ fn widths(windows: impl Iterator<Item = Window>) -> Vec<i64> {
             (shortest / EDGES_OF_SHORT_WINDOWS).min(HOUR / EDGES_OF_SHORT_WINDOWS).max(shortest / EDGES_OF_LONG_WINDOWS)
         }
     };
-    let narrowest = WIDTHS.into_iter().filter(|width| *width <= narrowest).next_back().unwrap_or(WIDTHS[0]);
+    let narrowest = WIDTHS.into_iter().rfind(|width| *width <= narrowest).unwrap_or(WIDTHS[0]);
     WIDTHS.into_iter().filter(|width| *width >= narrowest && *width <= longest / 2).collect()
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::access::caller;
 use super::pb;
 use super::pb::admin_server::Admin;
 use super::state::ServerState;
@@ -22,7 +23,9 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::SyncOnlineStoreRequest>,
     ) -> Result<Response<pb::SyncOnlineStoreResponse>, Status> {
+        let caller = caller(request.extensions());
         let views = request.into_inner().views;
+        caller.check_named_views(&views)?;
         let state = Arc::clone(&self.state);
         // The command that asks has just applied or materialized: it may know of a version that we do not.
         super::follow::follow_once(&state).await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -52,7 +55,9 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::RebuildOnlineRequest>,
     ) -> Result<Response<pb::RebuildOnlineResponse>, Status> {
+        let caller = caller(request.extensions());
         let views = request.into_inner().views;
+        caller.check_named_views(&views)?;
         super::follow::follow_once(&self.state).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let state = Arc::clone(&self.state);
         let work = self.state.workers.spawn(async move { state.rebuild_online(&views).await });

@@ -17,6 +17,7 @@ use super::calls::call;
 use super::in_flight::{Full, InFlight, Permit};
 use super::listen::Peer;
 use super::record::{Recorder, Recording, grpc_code};
+use super::refusal::tidy;
 use super::watched_body::WatchedBody;
 use crate::trace::within;
 
@@ -106,8 +107,9 @@ fn answer_as_asked(headers: &mut HeaderMap) {
     }
 }
 
-fn watch(answer: Response<Body>, permit: Option<Permit>, mut recording: Recording) -> Answer {
+fn watch(mut answer: Response<Body>, permit: Option<Permit>, mut recording: Recording) -> Answer {
     // A status among the headers is all there is; else it follows the messages.
+    tidy(answer.headers_mut());
     if let Some(code) = grpc_code(answer.headers()) {
         recording.set_code(code);
     }

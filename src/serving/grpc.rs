@@ -25,7 +25,7 @@ use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
 use super::tokens::Caller;
-use crate::definition::FeatureViewName;
+use crate::definition::{FeatureView, FeatureViewName};
 use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
@@ -81,9 +81,11 @@ impl FeatureStoreService {
     }
 
     /// # Errors
-    /// Names that are unknown, and more features than the server answers at once.
+    /// Names that are unknown, views that the caller's token is not for, and more features than the server answers at
+    /// once.
     fn resolve(
         &self,
+        caller: &Caller,
         catalog: &Catalog,
         selection: &FeatureSelection,
         full_feature_names: bool,
@@ -92,7 +94,7 @@ impl FeatureStoreService {
         let too_many = |asked: usize| {
             let message =
                 format!("{asked} features are asked for, and the server answers {limit} at once; ask for fewer");
-            Status::resource_exhausted(message)
+            Status::invalid_argument(message)
         };
         if let FeatureSelection::References(references) = selection
             && references.len() > limit
@@ -100,7 +102,14 @@ impl FeatureStoreService {
             return Err(too_many(references.len()));
         }
         let resolved = catalog.resolve(selection, full_feature_names);
-        let resolved = resolved.map_err(|error| to_status(error.kind(), &error))?;
+        let resolved = resolved.map_err(|error| match error {
+            // Whoever may use some views learns the names of no others.
+            RetrievalError::Unknown { kind, name, .. } if caller.is_scoped() => {
+                Status::not_found(format!("there is no {kind} `{name}` that the token is for"))
+            }
+            error => to_status(error.kind(), &error),
+        })?;
+        caller.check_request(&resolved)?;
         if resolved.outputs.len() > limit { Err(too_many(resolved.outputs.len())) } else { Ok(resolved) }
     }
 
@@ -126,18 +135,17 @@ impl FeatureStoreService {
         let rows = request.columns.num_rows();
         if rows > limit {
             let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
-            return Err(Status::resource_exhausted(message));
+            return Err(Status::invalid_argument(message));
         }
         self.request_rows.record(rows as f64);
         trace::rows(rows);
         let catalog = self.catalog()?;
-        let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
-        caller.check_request(&resolved)?;
+        let resolved = self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
         let (state, stages) = (Arc::clone(&self.state), self.stages.clone());
         let waiting = Waiting::default();
         // Dropped with this call, however that ends.
         let _waiter = waiting.waiter();
-        let with_ages = self.answered.fetch_add(1, Ordering::Relaxed) % AGES_EVERY == 0;
+        let with_ages = self.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(AGES_EVERY);
         let answer = move || {
             let begun = Instant::now();
             let failed = |error: RetrievalError| to_status(error.kind(), &error);
@@ -280,8 +288,7 @@ impl FeatureStore for FeatureStoreService {
             0 => self.catalog()?,
             version => self.catalog_at(version).await?,
         };
-        let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
-        caller.check_request(&resolved)?;
+        self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
             // The answer sees what was acknowledged before.
@@ -352,15 +359,18 @@ impl FeatureStore for FeatureStoreService {
                 online_table_version: position.map_err(|error| to_status(error.kind(), &error))?,
             });
         }
+        let is_shown = |status: &SourceStatus| {
+            let check = |catalog: &Arc<Catalog>| caller.check_source(catalog.definitions(), status.name.as_str());
+            catalog.as_ref().is_some_and(|catalog| check(catalog).is_ok())
+        };
+        let streams = self.state.ingestion().map_or_else(Vec::new, |streams| streams.status());
+        let streams = streams.into_iter().filter(is_shown).map(stream_status);
         Ok(Response::new(pb::GetStatusResponse {
             project: self.state.settings.project.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            registry_version: catalog.map_or(0, |catalog| catalog.registry.version),
+            registry_version: catalog.as_ref().map_or(0, |catalog| catalog.registry.version),
             views,
-            streams: self
-                .state
-                .ingestion()
-                .map_or_else(Vec::new, |streams| streams.status().into_iter().map(stream_status).collect()),
+            streams: streams.collect(),
             process_cpu_seconds: process_cpu_seconds(),
         }))
     }
@@ -378,7 +388,13 @@ fn is_for(caller: &Caller, catalog: &Catalog, kind: &str, name: &str) -> bool {
         "on_demand_feature_views" => uses(FeatureSelection::References(vec![name.to_owned()])),
         "feature_services" => uses(FeatureSelection::Service(name.to_owned())),
         "sources" => caller.check_source(catalog.definitions(), name).is_ok(),
-        _ => true,
+        "entities" => {
+            let has = |view: &&FeatureView| view.entities.iter().any(|entity| entity.as_str() == name);
+            let mut views = catalog.definitions().feature_views.iter().filter(has);
+            views.any(|view| caller.may_use(view.name.as_str()))
+        }
+        // Models may read any view.
+        _ => false,
     }
 }
 

@@ -31,6 +31,7 @@ mod packed;
 pub mod prediction;
 mod push;
 mod record;
+mod refusal;
 mod server;
 mod state;
 pub mod status;

@@ -112,7 +112,7 @@ enum Held {
         values: BTreeMap<Rank, u64>,
         by_time: bool,
     },
-    Distinct(SlidingDistinct),
+    Distinct(Box<SlidingDistinct>),
     /// For each bucket its number of events, and what they add up to.
     ByBucket(BTreeMap<Value, (u64, Held)>),
 }
@@ -128,7 +128,7 @@ fn rank(event: &Event, by_time: bool) -> Option<Rank> {
 impl Held {
     fn new(aggregate: &Aggregate) -> Self {
         if aggregate.function() == AggregateFunction::ApproxCountDistinct {
-            return Held::Distinct(SlidingDistinct::default());
+            return Held::Distinct(Box::default());
         }
         let kind = aggregate.kind();
         if kind.is_invertible() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use asof::serving::calls::{CALLS, Call, Needs};
 use asof::serving::pb;
+use asof::serving::pb::admin_client::AdminClient;
 use asof::serving::pb::feature_store_client::FeatureStoreClient;
 use prost::Message;
 use serde_json::{Value, json};
@@ -179,6 +180,29 @@ async fn a_token_for_some_views_is_for_no_other_and_a_revoked_one_for_none() {
     assert_eq!(views.map(|view| view.name).collect::<Vec<_>>(), ["origin_weather"]);
     let status = client.get_status(bearing(pb::GetStatusRequest {}, Some(&scoped))).await.unwrap().into_inner();
     assert_eq!(status.views.len(), 1);
+    let unknown = client.get_online_features(bearing(weather("no_such_view"), Some(&scoped))).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
+    assert!(!unknown.message().contains("carrier"), "{unknown}");
+
+    // An admin of some views manages these.
+    let manager = token(folder, "manager", "admin", Some("origin_weather"));
+    let mut admin = AdminClient::new(channel(&server.grpc).await);
+    let rebuild = |views: &[&str]| {
+        let views = views.iter().map(|view| (*view).to_owned()).collect();
+        bearing(pb::RebuildOnlineRequest { views }, Some(&manager))
+    };
+    let started = Instant::now();
+    while let Err(status) = admin.rebuild_online(rebuild(&["origin_weather"])).await {
+        assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+        assert!(started.elapsed() < Duration::from_secs(10), "a new token is not known");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for views in [&[][..], &["carrier_delay"], &["origin_weather", "carrier_delay"]] {
+        let refused = admin.rebuild_online(rebuild(views)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    let copied = admin.checkpoint(bearing(pb::CheckpointRequest {}, Some(&manager))).await.unwrap_err();
+    assert_eq!(copied.code(), Code::PermissionDenied, "{copied}");
 
     // Commands on the same project need no token of a user.
     run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
@@ -435,11 +459,12 @@ async fn requests_beyond_the_limits_are_refused_and_silent_ones_ended() {
         [(asked(1, 4), "4 rows"), (asked(3, 1), "3 features"), (weather("origin_weather"), "features")]
     {
         let status = client.get_online_features(request).await.unwrap_err();
-        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains(expected), "{status}");
     }
     let large = client.get_online_features(asked(1, 3_000)).await.unwrap_err();
-    assert_eq!(large.code(), Code::OutOfRange, "{large}");
+    assert_eq!(large.code(), Code::ResourceExhausted, "{large}");
+    assert!(large.message().contains("request_bytes"), "{large}");
     let (status, body) = server.http("POST", "/v1/get-online-features", &" ".repeat(5_000));
     assert_eq!(status, 413, "{body}");
 

@@ -310,18 +310,20 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("project", "server_version", "registry_version", "views", "streams")
+    __slots__ = ("project", "server_version", "registry_version", "views", "streams", "process_cpu_seconds")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     project: str
     server_version: str
     registry_version: int
     views: _containers.RepeatedCompositeFieldContainer[ViewStatus]
     streams: _containers.RepeatedCompositeFieldContainer[StreamStatus]
-    def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ...) -> None: ...
+    process_cpu_seconds: float
+    def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ..., process_cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class StreamStatus(_message.Message):
     __slots__ = ("source", "watermark", "accepted", "dead_letters", "duplicates", "late", "ignored", "online_lag_records", "offline_lag_records")

@@ -20,14 +20,15 @@ use self::requests::make_requests;
 use super::error::CliError;
 use super::output::Output;
 use super::project::Project;
-use crate::retrieval::FeatureSelection;
 
 #[derive(Debug, Args)]
 pub struct BenchServeArguments {
-    /// The feature service to ask for.
-    #[arg(long)]
-    service: String,
-    /// Entities of each request.
+    #[command(flatten)]
+    asked: Asked,
+    /// Numbers of a row, with --inference.
+    #[arg(long, default_value_t = 1, value_name = "NUMBERS")]
+    width: usize,
+    /// Entities, or rows, of each request.
     #[arg(long, default_value_t = 1)]
     entities: usize,
     /// Callers that ask again as soon as they are answered.
@@ -61,11 +62,24 @@ pub struct BenchServeArguments {
     server: Option<String>,
 }
 
+/// What is asked for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Asked {
+    /// The features of a feature service.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// The predictions of a route; its features come from the store.
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// The predictions of a model over the Open Inference Protocol; its inputs go with the request, as one matrix.
+    #[arg(long, value_name = "MODEL")]
+    inference: Option<String>,
+}
+
 pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Output) -> Result<(), CliError> {
     check(arguments)?;
-    let catalog = project.catalog().await?;
-    let resolved = catalog.resolve(&FeatureSelection::Service(arguments.service.clone()), false)?;
-    let requests = make_requests(project, &catalog, &resolved, &arguments.service, arguments.entities).await?;
+    let (requests, features) = make_requests(project, arguments).await?;
     let requests = Arc::new(requests);
     // Threads of their own, that nothing but the load runs on.
     let mut threads = tokio::runtime::Builder::new_multi_thread();
@@ -75,7 +89,6 @@ pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Out
     }
     let failed = |source| CliError::Io { action: "start threads".to_owned(), source };
     let runtime = threads.build().map_err(failed)?;
-    let features = resolved.outputs.len();
     let (connections, plan) = (arguments.connections, Plan::of(arguments));
     let connect = project.server_to_call(arguments.server.as_deref());
     let measured = runtime.spawn(async move {
@@ -95,9 +108,23 @@ pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Out
     Ok(())
 }
 
+impl BenchServeArguments {
+    /// Adds what was asked to a document of what was measured.
+    fn describe(&self, document: &mut Value) {
+        let Asked { service, route, inference } = &self.asked;
+        for (key, name) in [("service", service), ("route", route), ("inference", inference)] {
+            if let Some(name) = name {
+                document[key] = json!(name);
+            }
+        }
+        document["entities"] = json!(self.entities);
+    }
+}
+
 fn check(arguments: &BenchServeArguments) -> Result<(), CliError> {
     let bounded = [
         ("--entities", arguments.entities as f64, 1.0, 1e6),
+        ("--width", arguments.width as f64, 1.0, 1e6),
         ("--concurrency", arguments.concurrency as f64, 1.0, 1e5),
         ("--connections", arguments.connections as f64, 1.0, 1e4),
         ("--threads", arguments.threads.unwrap_or(1) as f64, 1.0, 1024.0),
@@ -176,8 +203,7 @@ fn report(arguments: &BenchServeArguments, measured: &Measured, values: usize, o
         output.say(format!("first error: {error}"));
     }
     let mut document = numbers(measured, values);
-    document["service"] = json!(arguments.service);
-    document["entities"] = json!(arguments.entities);
+    arguments.describe(&mut document);
     output.document(&document);
 }
 

@@ -92,16 +92,16 @@ pub fn report(arguments: &BenchServeArguments, points: &[Point], values: usize, 
         document["rate"] = json!(point.rate);
         document
     });
-    output.document(&json!({
-        "service": arguments.service,
-        "entities": arguments.entities,
+    let mut document = json!({
         "rates": points.collect::<Vec<_>>(),
         "recommendation": recommended.map(|recommended| json!({
             "requests_per_second": recommended.requests_per_second,
             "p99_ms_max": arguments.p99,
             "cores": recommended.cores,
         })),
-    }));
+    });
+    arguments.describe(&mut document);
+    output.document(&document);
 }
 
 #[cfg(test)]

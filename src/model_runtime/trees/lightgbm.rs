@@ -204,7 +204,7 @@ fn number_slot(input: u32, kind: u32) -> Result<Slot, String> {
 
 /// The categories of a split, whose threshold is their number; a missing one is not among them.
 fn category_set(threshold: f64, boundaries: &[usize], words: &[u32]) -> Option<CategorySet> {
-    let number = (threshold >= 0.0 && threshold < 1e9).then_some(threshold as usize)?;
+    let number = (0.0..1e9).contains(&threshold).then_some(threshold as usize)?;
     let words = words.get(*boundaries.get(number)?..*boundaries.get(number + 1)?)?;
     let bits = words.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(*pair.get(1).unwrap_or(&0)) << 32);
     Some(CategorySet::of_bits(bits.collect()))

@@ -106,10 +106,13 @@ fn trees_used(learner: &Value, part: &Value, all: usize) -> usize {
     end.map_or(all, |end| (end as usize).min(all))
 }
 
+/// What the base score is before the sums are transformed.
+type BaseScore = fn(f32) -> f32;
+
 /// What is done to the sums, and what the base score is before it.
-fn objective_of(name: &str) -> Result<(Transform, fn(f32) -> f32), String> {
-    let logit: fn(f32) -> f32 = |score| -(1.0 / score - 1.0).ln();
-    let same: fn(f32) -> f32 = |score| score;
+fn objective_of(name: &str) -> Result<(Transform, BaseScore), String> {
+    let logit: BaseScore = |score| -(1.0 / score - 1.0).ln();
+    let same: BaseScore = |score| score;
     let sigmoid = Transform::Sigmoid { scale: 1.0 };
     Ok(match name {
         "binary:logistic" | "reg:logistic" => (sigmoid, logit),

@@ -10,6 +10,8 @@ pub enum Role {
     Variant = 3,
     /// A model of a route of several whose prediction went into another one.
     Step = 4,
+    /// No model: a feature answered.
+    Lookup = 5,
 }
 
 impl Role {
@@ -19,11 +21,13 @@ impl Role {
             Role::Shadow => "shadow",
             Role::Variant => "variant",
             Role::Step => "step",
+            Role::Lookup => "lookup",
         }
     }
 
     pub(super) fn of_number(number: u8) -> Option<Self> {
-        [Role::Primary, Role::Shadow, Role::Variant, Role::Step].into_iter().find(|role| *role as u8 == number)
+        let roles = [Role::Primary, Role::Shadow, Role::Variant, Role::Step, Role::Lookup];
+        roles.into_iter().find(|role| *role as u8 == number)
     }
 }
 
@@ -33,6 +37,7 @@ pub struct LogRecord {
     /// Microseconds since the Unix epoch.
     pub sent_at: i64,
     pub route: String,
+    /// Empty, and the version 0: a feature answered.
     pub model: String,
     pub version: u64,
     pub role: Role,

@@ -1,4 +1,4 @@
-//! The thread that writes records to the disk, many at a time, and the task that brings them into the table.
+//! The thread that writes records to the disk, many at a time, and the one that brings them into the table.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -18,6 +18,7 @@ use crate::definition::{LogDurability, SourceName};
 use crate::metrics::{PREDICTION_LOG_DROPPED_TOTAL, PREDICTION_LOG_ROWS_TOTAL};
 use crate::offline_store::{EventKind, OfflineStore};
 use crate::prediction::PredictionError;
+use crate::prediction::priority::yield_to_most;
 use crate::stream_ingestion::Log;
 use crate::time::EventTimestamp;
 
@@ -28,16 +29,16 @@ const GROUP_MAX: usize = 1024;
 /// How often the table is brought up to the spool.
 const ARCHIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-type Waiting = Option<oneshot::Sender<io::Result<()>>>;
-
 enum Message {
-    Records {
-        bodies: Vec<Vec<u8>>,
-        durability: LogDurability,
-        done: Waiting,
-    },
+    Records(Records),
     /// Records up to this one are in the table.
     Archived(u64),
+}
+
+struct Records {
+    bodies: Vec<Vec<u8>>,
+    durability: LogDurability,
+    done: Option<oneshot::Sender<io::Result<()>>>,
 }
 
 /// Spools of servers on one project, the number of those that run at once.
@@ -87,7 +88,7 @@ impl PredictionLogger {
     ///
     /// # Errors
     /// A folder that cannot be read or written.
-    pub fn open(folder: &Path, store: OfflineStore, workers: &tokio::runtime::Handle) -> io::Result<Arc<Self>> {
+    pub fn open(folder: &Path, store: OfflineStore) -> io::Result<Arc<Self>> {
         let mut folders = spool_folders(folder);
         let (folder, lock) = loop {
             let folder = folders.next().ok_or_else(|| io::Error::other("other servers have all of its places"))?;
@@ -112,18 +113,26 @@ impl PredictionLogger {
             .name("asof-predictions".to_owned())
             .spawn(move || write(log, messages, &written))?;
         let archiver = Arc::clone(&logger);
-        workers.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(ARCHIVE_INTERVAL) => {}
-                    () = archiver.stop.notified() => return,
-                }
-                if let Err(error) = archiver.archive().await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "predictions stay in the spool for now");
-                }
-            }
-        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let run = move || {
+            yield_to_most();
+            runtime.block_on(archiver.archive_always());
+        };
+        std::thread::Builder::new().name("asof-archive".to_owned()).spawn(run)?;
         Ok(logger)
+    }
+
+    /// Until [`Self::close`].
+    async fn archive_always(&self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(ARCHIVE_INTERVAL) => {}
+                () = self.stop.notified() => return,
+            }
+            if let Err(error) = self.archive().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "predictions stay in the spool for now");
+            }
+        }
     }
 
     /// Writes the records of one request, all of them or none; returns once they are as durable as asked.
@@ -141,14 +150,15 @@ impl PredictionLogger {
         records.iter().for_each(count);
         let (done, written) = oneshot::channel();
         let bodies = records.iter().map(encode).collect();
-        let message = Message::Records { bodies, durability, done: Some(done) };
+        let message = Message::Records(Records { bodies, durability, done: Some(done) });
         self.queue.send(message).await.map_err(|_| PredictionError::LogClosed)?;
         written.await.map_err(|_| PredictionError::LogClosed)?.map_err(PredictionError::Log)
     }
 
     /// Writes a record that nobody waits for; drops it, counted, where the queue is full.
     pub fn append_behind(&self, record: &LogRecord) {
-        let message = Message::Records { bodies: vec![encode(record)], durability: LogDurability::None, done: None };
+        let message =
+            Message::Records(Records { bodies: vec![encode(record)], durability: LogDurability::None, done: None });
         match self.queue.try_send(message) {
             Ok(()) => count(record),
             Err(_) => metrics::counter!(PREDICTION_LOG_DROPPED_TOTAL).increment(record.rows.len() as u64),
@@ -207,7 +217,7 @@ fn write(mut log: Log, mut messages: mpsc::Receiver<Message>, written: &AtomicU6
                         tracing::warn!(error = &error as &dyn std::error::Error, "the spool cannot be shortened");
                     }
                 }
-                Message::Records { bodies, durability, done } => group.push((bodies, durability, done)),
+                Message::Records(records) => group.push(records),
             }
             next = if group.len() < GROUP_MAX { messages.try_recv().ok() } else { None };
         }
@@ -217,27 +227,26 @@ fn write(mut log: Log, mut messages: mpsc::Receiver<Message>, written: &AtomicU6
     }
 }
 
-fn write_group(log: &mut Log, group: Vec<(Vec<Vec<u8>>, LogDurability, Waiting)>, written: &AtomicU64) {
-    let is_synced = group.iter().any(|(_, durability, _)| *durability == LogDurability::Machine);
-    let (bodies, waiting): (Vec<Vec<Vec<u8>>>, Vec<(LogDurability, Waiting)>) =
-        group.into_iter().map(|(bodies, durability, done)| (bodies, (durability, done))).unzip();
-    let bodies: Vec<Vec<u8>> = bodies.into_iter().flatten().collect();
+fn write_group(log: &mut Log, mut group: Vec<Records>, written: &AtomicU64) {
+    let bodies: Vec<Vec<u8>> = group.iter_mut().flat_map(|records| std::mem::take(&mut records.bodies)).collect();
     let (synced, others): (Vec<_>, Vec<_>) =
-        waiting.into_iter().partition(|(durability, _)| *durability == LogDurability::Machine);
-    let tell = |waiting: Vec<(LogDurability, Waiting)>, outcome: &io::Result<()>| {
-        for done in waiting.into_iter().filter_map(|(_, done)| done) {
-            let _ = done
-                .send(outcome.as_ref().map(|()| ()).map_err(|error| io::Error::new(error.kind(), error.to_string())));
-        }
-    };
+        group.into_iter().partition(|records| records.durability == LogDurability::Machine);
     let outcome = log.write(&bodies).map(|_| ());
     if outcome.is_ok() {
         written.store(log.last(), Ordering::Release);
     }
     tell(others, &outcome);
-    let outcome = if is_synced { outcome.and_then(|()| log.sync()) } else { outcome };
+    let outcome = if synced.is_empty() { outcome } else { outcome.and_then(|()| log.sync()) };
     if let Err(error) = &outcome {
         tracing::error!(error = error as &dyn std::error::Error, "predictions cannot be written to the spool");
     }
     tell(synced, &outcome);
+}
+
+/// Answers those who wait for records.
+fn tell(group: Vec<Records>, outcome: &io::Result<()>) {
+    for done in group.into_iter().filter_map(|records| records.done) {
+        let outcome = outcome.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+        let _ = done.send(outcome);
+    }
 }
