@@ -53,7 +53,7 @@ class GetOnlineFeaturesRequest(_message.Message):
     full_feature_names: bool
     event_timestamps: bool
     now: int
-    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., entities: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., full_feature_names: _Optional[bool] = ..., event_timestamps: _Optional[bool] = ..., now: _Optional[int] = ...) -> None: ...
+    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., entities: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., full_feature_names: bool = ..., event_timestamps: bool = ..., now: _Optional[int] = ...) -> None: ...
 
 class GetOnlineFeaturesResponse(_message.Message):
     __slots__ = ("columns", "registry_version")
@@ -187,7 +187,7 @@ class BatchHeader(_message.Message):
     as_of: int
     table_versions: _containers.RepeatedCompositeFieldContainer[TableVersion]
     registry_version: int
-    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., full_feature_names: _Optional[bool] = ..., statuses: _Optional[bool] = ..., as_known: _Optional[bool] = ..., from_source: _Optional[bool] = ..., spine: _Optional[_Union[Spine, _Mapping]] = ..., range: _Optional[_Union[TimeRange, _Mapping]] = ..., as_of: _Optional[int] = ..., table_versions: _Optional[_Iterable[_Union[TableVersion, _Mapping]]] = ..., registry_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, features: _Optional[_Union[FeatureSelection, _Mapping]] = ..., full_feature_names: bool = ..., statuses: bool = ..., as_known: bool = ..., from_source: bool = ..., spine: _Optional[_Union[Spine, _Mapping]] = ..., range: _Optional[_Union[TimeRange, _Mapping]] = ..., as_of: _Optional[int] = ..., table_versions: _Optional[_Iterable[_Union[TableVersion, _Mapping]]] = ..., registry_version: _Optional[int] = ...) -> None: ...
 
 class Spine(_message.Message):
     __slots__ = ("timestamp_column",)

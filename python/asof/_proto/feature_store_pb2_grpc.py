@@ -5,7 +5,7 @@ import warnings
 
 from asof._proto import feature_store_pb2 as asof_dot_v1_dot_feature__store__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in asof/v1/feature_store_pb2_grpc.py depends on'
+        + f' but the generated code in asof/v1/feature_store_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class FeatureStoreStub:
+class FeatureStoreStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -61,7 +61,7 @@ class FeatureStoreStub:
                 _registered_method=True)
 
 
-class FeatureStoreServicer:
+class FeatureStoreServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetOnlineFeatures(self, request, context):
@@ -137,7 +137,7 @@ def add_FeatureStoreServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class FeatureStore:
+class FeatureStore(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod

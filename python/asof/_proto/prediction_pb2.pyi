@@ -119,7 +119,7 @@ class ModelHeader(_message.Message):
     description: str
     output: str
     takes_matrix: bool
-    def __init__(self, name: _Optional[str] = ..., service: _Optional[str] = ..., format: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., request: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., training: _Optional[str] = ..., golden: _Optional[str] = ..., owner: _Optional[str] = ..., description: _Optional[str] = ..., output: _Optional[str] = ..., takes_matrix: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., service: _Optional[str] = ..., format: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., request: _Optional[_Iterable[str]] = ..., defaults: _Optional[_Mapping[str, str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., training: _Optional[str] = ..., golden: _Optional[str] = ..., owner: _Optional[str] = ..., description: _Optional[str] = ..., output: _Optional[str] = ..., takes_matrix: bool = ...) -> None: ...
 
 class RegisterModelResponse(_message.Message):
     __slots__ = ("version", "json")

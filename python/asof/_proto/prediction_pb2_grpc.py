@@ -5,7 +5,7 @@ import warnings
 
 from asof._proto import prediction_pb2 as asof_dot_v1_dot_prediction__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in asof/v1/prediction_pb2_grpc.py depends on'
+        + f' but the generated code in asof/v1/prediction_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class PredictionStub:
+class PredictionStub(object):
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -71,7 +71,7 @@ class PredictionStub:
                 _registered_method=True)
 
 
-class PredictionServicer:
+class PredictionServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request, context):
@@ -170,7 +170,7 @@ def add_PredictionServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Prediction:
+class Prediction(object):
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
