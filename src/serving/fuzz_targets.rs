@@ -96,7 +96,8 @@ fn bodies_of_http() {
     let online = r#"{"features": ["v:f"], "entities": {"a": ["x", null], "l": [[1, 2.5], []]}, "request": {"r": [1, "NaN"]}, "now": "2026-01-01"}"#;
     let feast = r#"{"feature_service": "m", "entities": {"a": [1, 2]}, "full_feature_names": true}"#;
     let push = r#"{"push_source_name": "s", "df": {"a": [1, 2], "b": ["x", null]}, "to": "online"}"#;
-    let seeds = [online, feast, push].map(|text| text.as_bytes().to_vec()).to_vec();
+    let write = r#"{"feature_view_name": "v", "df": {"a": ["x"], "event_timestamp": ["2024-05-01T12:00:00"], "created": [null]}}"#;
+    let seeds = [online, feast, push, write].map(|text| text.as_bytes().to_vec()).to_vec();
     fuzz("http_bodies", seeds, |bytes| {
         if let Ok(body) = serde_json::from_slice::<OnlineBody>(bytes) {
             for (name, values) in body.entities.0.iter().chain(&body.request.0) {

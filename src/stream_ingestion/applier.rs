@@ -418,6 +418,17 @@ pub(super) fn received_at(rows: &RecordBatch) -> Vec<i64> {
     column.map_or_else(|| vec![i64::MAX; rows.num_rows()], |column| column.values().to_vec())
 }
 
+/// Makes a store that was restored know nothing of streams: who opens them next learns all of it from event tables and
+/// log, as of a store that was lost.
+///
+/// # Errors
+/// A store that cannot be written.
+pub fn forget_streams(store: &dyn OnlineStore, registry: &RegistryVersion) -> Result<(), OnlineStoreError> {
+    let views = registry.views.values().map(|view| view_note(ViewId(view.id)));
+    let notes = views.chain([APPLIED_NOTE.to_owned()]).map(|name| (name, b"restored".to_vec())).collect();
+    store.write_stream(&StreamChanges { notes, ..StreamChanges::default() })
+}
+
 pub(super) fn source_note(source: &SourceName) -> String {
     format!("stream/source/{source}")
 }

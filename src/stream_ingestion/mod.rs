@@ -38,7 +38,7 @@ mod view_problems;
 mod writer;
 
 pub use admission::{PushSummary, RECEIVED_AT};
-pub use applier::{SourceNote, Stores};
+pub use applier::{SourceNote, Stores, forget_streams};
 pub use build::{BuiltView, unstorable};
 pub use engine::{Ingestion, SourceStatus};
 pub use error::IngestionError;

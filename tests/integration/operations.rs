@@ -76,6 +76,9 @@ fn a_restored_store_answers_as_the_lost_one_did() {
     assert!(folder.join("state/online.before-restore").exists());
     let server = TestServer::start(folder, &["--allow-request-time"]);
     assert_eq!(answers(&server), expected);
+    // Events that came after the snapshot are known by their ids.
+    push(&server, 50..100);
+    assert_eq!(answers(&server), expected);
     // It goes on from there.
     push(&server, 100..120);
     let newer = answers(&server);

@@ -20,10 +20,9 @@ use super::inference_http as v2;
 use super::state::{predict, predict_one};
 use crate::prediction::{PredictAnswer, PredictRequest, PredictionError, RoutePlan};
 use crate::serving::grpc::request_batch;
-use crate::serving::http::{failure, refuse_body};
+use crate::serving::http::{failed, failure, refuse_body};
 use crate::serving::json::column_from_json;
 use crate::serving::state::ServerState;
-use crate::serving::status::{http_status, kind_of};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
@@ -44,11 +43,6 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: Arc<ServerState>) -> Rout
         .route("/v2/models/{name}/versions/{version}/ready", get(v2::ready_of_version))
         .route("/v2/models/{name}/versions/{version}/infer", post(v2::infer_version))
         .with_state(state)
-}
-
-pub(super) fn status_response(status: &Status) -> Response {
-    let code = http_status(kind_of(status.code()));
-    failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
 }
 
 /// The body of `POST /predict`.
@@ -73,7 +67,7 @@ async fn predict_json(State(state): State<Arc<ServerState>>, body: Body) -> Resp
     };
     match answer_predict(&state, &body).await {
         Ok(document) => Json(document).into_response(),
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 
@@ -126,7 +120,7 @@ async fn invocations(State(state): State<Arc<ServerState>>, headers: HeaderMap, 
     }
     match answer_invocation(&state, &body).await {
         Ok(document) => Json(document).into_response(),
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 

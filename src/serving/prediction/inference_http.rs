@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::http::status_response;
 use super::inference::{
     self, OUTPUT, Output, OutputValues, PLATFORM, Tensor, answered_version, check_datatype, check_plan, decode_raw,
     elements, info_json, plan, route_name,
@@ -19,7 +18,7 @@ use super::inference::{
 use super::inference_grpc::check_outputs;
 use super::state::predict_one;
 use crate::prediction::PredictAnswer;
-use crate::serving::http::refuse_body;
+use crate::serving::http::{failed, refuse_body};
 use crate::serving::json::column_from_json;
 use crate::serving::state::ServerState;
 
@@ -51,7 +50,7 @@ pub async fn ready(state: AppState, Path(name): Path<String>) -> Response {
 pub async fn ready_of_version(State(state): AppState, Path((name, version)): Path<(String, String)>) -> Response {
     match plan(&state, &name, &version).await {
         Ok(_) => Json(json!({"name": name, "ready": true})).into_response(),
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 
@@ -62,7 +61,7 @@ pub async fn metadata(state: AppState, Path(name): Path<String>) -> Response {
 pub async fn metadata_of_version(State(state): AppState, Path((name, version)): Path<(String, String)>) -> Response {
     let plan = match plan(&state, &name, &version).await {
         Ok(plan) => plan,
-        Err(status) => return status_response(&status),
+        Err(status) => return failed(&status),
     };
     let (inputs, outputs) = inference::tensors(&plan);
     Json(json!({
@@ -91,7 +90,7 @@ pub async fn infer_version(
     };
     match answer(&state, &name, &version, &headers, &body).await {
         Ok(response) => response,
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 

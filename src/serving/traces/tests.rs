@@ -4,6 +4,7 @@ use super::export::{Target, TracesError};
 use super::otlp::{ExportTraceServiceRequest, InstrumentationScope, Resource, ResourceSpans, ScopeSpans};
 use super::*;
 use crate::settings::TracesSettings;
+use crate::testing::fuzz::fuzz;
 use crate::time::FixedClock;
 
 /// Written by the Python package `opentelemetry-proto`, from the protocol's own files.
@@ -101,4 +102,17 @@ async fn a_share_of_requests_is_traced_and_every_one_that_a_caller_traces() {
     assert_eq!(continued.len(), 4000);
     assert!(continued.iter().all(|(trace_id, _)| *trace_id == 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c));
     assert!((800..1200).contains(&with(Some("00-nonsense-01")).len()), "what cannot be understood says nothing");
+}
+
+#[test]
+fn whatever_a_caller_says_of_its_trace_is_understood_or_not() {
+    let seeds = [
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-x",
+    ];
+    fuzz("traceparent", seeds.map(|seed| seed.as_bytes().to_vec()).to_vec(), |bytes| {
+        if let Ok(value) = axum::http::HeaderValue::from_bytes(bytes) {
+            ParentContext::of(&HeaderMap::from_iter([(axum::http::HeaderName::from_static("traceparent"), value)]));
+        }
+    });
 }
