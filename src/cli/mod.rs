@@ -115,10 +115,6 @@ enum Command {
     BenchEcho(bench_echo::BenchEchoArguments),
 }
 
-/// Tasks that a thread runs before it looks for what has come in: by default it looks four times less often, and requests
-/// are then older than the server knows.
-const TASKS_BETWEEN_EVENTS: u32 = 16;
-
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -135,8 +131,7 @@ pub fn main() -> ExitCode {
     }
     start_tracing();
     let output = Output::new(arguments.output);
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(TASKS_BETWEEN_EVENTS).build();
-    let runtime = match threads {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }),
     };

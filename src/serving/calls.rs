@@ -79,6 +79,7 @@ pub const CALLS: &[Call] = &[
     request("POST /v1/push", Needs::Writer),
     request("POST /get-online-features", Needs::Reader),
     request("POST /push", Needs::Writer),
+    request("POST /write-to-online-store", Needs::Writer),
     of_all_views(request("POST /predict", Needs::Writer)),
     of_all_views(request("POST /invocations", Needs::Writer)),
     of_all_views(request("GET /v2", Needs::Reader)),

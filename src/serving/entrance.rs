@@ -22,7 +22,6 @@ use super::watched_body::WatchedBody;
 use crate::trace::within;
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// Puts an [`Entrance`] in front of the services.
@@ -64,32 +63,19 @@ where
         self.services.poll_ready(context)
     }
 
-    /// A call is counted at once, and looked at when a thread has time for it: how long that took tells how much the
-    /// server has to do. First everything else that has come in is let in, too. Worked on at once, a call would keep the
-    /// others in their sockets, where nobody sees how long they wait.
+    /// A call is counted, and let in or refused, before any of its message is read.
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let arrived = Instant::now();
         let call = call(request.uri().path().trim_start_matches('/'));
         let recording = self.layer.recorder.begin(call, request.headers(), arrived);
         let permit = call.filter(|call| call.is_bounded).map(|_| self.layer.in_flight.enter());
-        let deadline = deadline(request.headers());
         let (layer, mut services) = (Arc::clone(&self.layer), self.services.clone());
         Box::pin(async move {
-            tokio::task::yield_now().await;
-            if deadline.is_some_and(|deadline| arrived.elapsed() >= deadline) {
-                let status = Status::deadline_exceeded("the call's deadline was over before a thread had time for it");
-                return Ok(watch(status.into_http(), None, recording));
-            }
             let permit = match permit {
-                Some(Ok(permit)) if layer.in_flight.is_late(arrived) => {
-                    drop(permit);
-                    return Ok(watch(layer.in_flight.refuse_late(), None, recording));
-                }
                 Some(Err(Full)) => return Ok(watch(layer.in_flight.refuse_full(), None, recording)),
                 Some(Ok(permit)) => Some(permit),
                 None => None,
             };
-            recording.begun();
             let peer = request.extensions().get::<Peer>();
             match layer.access.admit(call, request.headers(), peer) {
                 Ok(caller) => drop(request.extensions_mut().insert(caller)),
@@ -113,22 +99,6 @@ where
     }
 }
 
-/// How long the caller waits, as `grpc-timeout` says it: up to eight digits and a unit. What is none is no deadline.
-fn deadline(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(TIMEOUT)?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number = digits.parse::<u32>().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(3600) * number,
-        "M" => Duration::from_secs(60) * number,
-        "S" => Duration::from_secs(1) * number,
-        "m" => Duration::from_millis(1) * number,
-        "u" => Duration::from_micros(1) * number,
-        "n" => Duration::from_nanos(1) * number,
-        _ => return None,
-    })
-}
-
 /// Answers are compressed for those who compress what they ask: most clients say that they could take it, and to a
 /// caller that is near it costs more time than it saves.
 fn answer_as_asked(headers: &mut HeaderMap) {
@@ -144,20 +114,4 @@ fn watch(mut answer: Response<Body>, permit: Option<Permit>, mut recording: Reco
         recording.set_code(code);
     }
     answer.map(|body| WatchedBody::new(body, (permit, recording)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_is_read_as_grpc_has_it() {
-        let of = |text: &str| deadline(&HeaderMap::from_iter([(TIMEOUT, text.parse().unwrap())]));
-        assert_eq!(of("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(of("99999999H"), Some(Duration::from_secs(3600 * 99_999_999)));
-        assert_eq!(of("7n"), Some(Duration::from_nanos(7)));
-        for wrong in ["", "m", "5", "-5m", "100000000u", "5x", "1.5S"] {
-            assert_eq!(of(wrong), None, "{wrong}");
-        }
-    }
 }

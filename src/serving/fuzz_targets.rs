@@ -12,7 +12,7 @@ use prost::Message;
 use super::columns::{decode_column, encode_column};
 use super::grpc::{online_request, request_batch};
 use super::http::OnlineBody;
-use super::http_feast::{FeastOnlineBody, FeastPushBody, rows_of};
+use super::http_feast::{FeastOnlineBody, FeastPushBody, FeastWriteBody, rows_of};
 use super::json::column_from_json;
 use super::pb::push_request::Rows;
 use super::pb::{self, PushColumns, PushRequest, RowMessages};
@@ -104,6 +104,9 @@ fn bodies_of_http() {
             }
         }
         let _ = serde_json::from_slice::<FeastOnlineBody>(bytes);
+        if let Ok(body) = serde_json::from_slice::<FeastWriteBody>(bytes) {
+            let _ = rows_of(&body.df);
+        }
         if let Ok(body) = serde_json::from_slice::<FeastPushBody>(bytes) {
             let _ = rows_of(&body.df);
         }

@@ -18,7 +18,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
 use super::columns::{decode_column, encode_answer, encode_column};
-use super::in_flight::late;
 use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
@@ -78,7 +77,7 @@ impl FeatureStoreService {
         }
     }
 
-    fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+    pub(super) fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
     }
 
@@ -165,13 +164,14 @@ impl FeatureStoreService {
             Ok(finished)
         };
         if rows <= INLINE_ROWS_MAX {
+            let _turn = self.state.turns.take().await?;
             return answer();
         }
         // As many at once as there are cores: more would only make all of them slower.
         let queue_time = self.state.settings.server.limits.queue_time;
         let waiting = Instant::now();
         let turn = tokio::time::timeout(queue_time, Arc::clone(&self.large).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(Status::resource_exhausted(late(queue_time))) };
+        let Ok(Ok(turn)) = turn else { return Err(self.state.turns.refusal()) };
         trace::stage("turn", waiting);
         let traced = trace::current();
         let answer = move || {

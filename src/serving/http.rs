@@ -12,7 +12,6 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use metrics::Histogram;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -23,13 +22,14 @@ use super::access::Access;
 use super::calls::{Call, call};
 use super::grpc::{FeatureStoreService, encode_answer_columns, request_batch};
 use super::http_feast;
-use super::in_flight::{InFlight, late};
+use super::in_flight::InFlight;
 use super::json::{answer_to_json, column_from_json};
 use super::listen::Peer;
 use super::push::{PushCall, STREAMS_CLOSED, read_arrow, read_parquet};
-use super::record::{Arrived, Recorder, record_http};
+use super::record::{Recorder, record_http};
 use super::status::{http_status, kind_of};
 use super::tokens::Caller;
+use super::turns::RETRY_PUSHBACK;
 use super::watched_body::watched;
 use crate::error::error_chain;
 use crate::metrics::Metrics;
@@ -62,6 +62,7 @@ pub(super) fn router(
         .route("/v1/push", post(push))
         .route("/get-online-features", post(http_feast::get_online_features))
         .route("/push", post(http_feast::push))
+        .route("/write-to-online-store", post(http_feast::write_to_online_store))
         .route("/openapi.json", get(describe))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/ready", get(ready))
@@ -80,8 +81,6 @@ pub(super) struct HttpEntrance {
     pub access: Access,
     pub in_flight: InFlight,
     pub request_time: Duration,
-    /// How long requests wait for a thread.
-    pub waited: Histogram,
 }
 
 /// Admits a request, or answers 401, 403 or 429; ends one that takes too long.
@@ -92,14 +91,6 @@ async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next:
         Some(Ok(permit)) => Some(permit),
         None => None,
     };
-    // As over gRPC: first everything else that has come in is let in, too.
-    tokio::task::yield_now().await;
-    let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
-    if permit.is_some() && entrance.in_flight.is_late(arrived) {
-        return refuse_for_now(&late(entrance.in_flight.queue_time()));
-    }
-    entrance.waited.record(arrived.elapsed());
-    trace::stage("wait", arrived);
     let peer = request.extensions().get::<Peer>();
     match entrance.access.admit(called, request.headers(), peer) {
         Ok(caller) => drop(request.extensions_mut().insert(caller)),
@@ -134,7 +125,11 @@ fn refuse_for_now(message: &str) -> Response {
 
 pub(super) fn failed(status: &Status) -> Response {
     let code = http_status(kind_of(status.code()));
-    failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
+    let mut answer = failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message());
+    if status.metadata().contains_key(RETRY_PUSHBACK) {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
 }
 
 async fn refuse_method(method: Method, uri: Uri) -> Response {

@@ -38,6 +38,7 @@ pub mod status;
 mod tls;
 pub mod tokens;
 mod traces;
+mod turns;
 mod watched_body;
 mod wire;
 

@@ -18,7 +18,7 @@ use super::calls::{CALLS, Call};
 use super::http::called;
 use super::traces::{RequestTrace, Tracer};
 use super::watched_body::{Watch, watched};
-use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUEST_STAGE_SECONDS, REQUESTS_TOTAL};
+use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUESTS_TOTAL};
 use crate::trace::{Trace, within};
 
 /// The label of requests whose path is none of ours: callers may send any.
@@ -27,7 +27,6 @@ const UNKNOWN: &str = "unknown";
 /// What is recorded of each call, with its labels looked up once.
 pub(super) struct Recorder {
     calls: HashMap<&'static str, CallMetrics>,
-    pub waited: Histogram,
     tracer: Tracer,
 }
 
@@ -49,8 +48,7 @@ impl Recorder {
                 CallMetrics { latency, answered: counter!(REQUESTS_TOTAL, "method" => call.name, "code" => usual) },
             )
         };
-        let waited = histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait");
-        Recorder { calls: CALLS.iter().map(metrics).collect(), waited, tracer }
+        Recorder { calls: CALLS.iter().map(metrics).collect(), tracer }
     }
 
     /// Of a call that begins; of an unknown one none of its name is kept, because callers may send any.
@@ -58,7 +56,7 @@ impl Recorder {
         let known = call.and_then(|call| Some((call.name, self.calls.get(call.name)?.clone())));
         // What is answered always, such as probes, is not worth a trace.
         let trace = call.filter(|call| call.is_bounded).and_then(|_| self.tracer.begin(headers, arrived));
-        Recording { arrived, known, code: Cow::Borrowed("CANCELLED"), waited: self.waited.clone(), trace }
+        Recording { arrived, known, code: Cow::Borrowed("CANCELLED"), trace }
     }
 }
 
@@ -66,14 +64,9 @@ fn usual_code(name: &str) -> &'static str {
     if name.contains(' ') { "200" } else { "OK" }
 }
 
-/// When a request to the gateway came in.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Arrived(pub Instant);
-
 /// Records a request to the gateway: `POST /v1/get-online-features`, and its HTTP status.
-pub(super) async fn record_http(State(recorder): State<Arc<Recorder>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn record_http(State(recorder): State<Arc<Recorder>>, request: Request, next: Next) -> Response {
     let arrived = Instant::now();
-    request.extensions_mut().insert(Arrived(arrived));
     let mut recording = recorder.begin(called(&request), request.headers(), arrived);
     let response = within(recording.trace(), next.run(request)).await;
     recording.code = Cow::Owned(response.status().as_u16().to_string());
@@ -112,19 +105,10 @@ pub(super) struct Recording {
     arrived: Instant,
     known: Option<(&'static str, CallMetrics)>,
     code: Cow<'static, str>,
-    waited: Histogram,
     trace: Option<RequestTrace>,
 }
 
 impl Recording {
-    /// A thread has time for the request.
-    pub fn begun(&self) {
-        self.waited.record(self.arrived.elapsed());
-        if let Some(trace) = &self.trace {
-            trace.noted.stage("wait", None, self.arrived);
-        }
-    }
-
     /// What the stages of the request are noted in, if it is traced.
     pub fn trace(&self) -> Option<Arc<Trace>> {
         self.trace.as_ref().map(|trace| Arc::clone(&trace.noted))

@@ -224,7 +224,7 @@ impl Server {
             service.clone(),
             metrics,
             limits.request_bytes,
-            HttpEntrance { access, in_flight, request_time, waited: recorder.waited.clone() },
+            HttpEntrance { access, in_flight, request_time },
             recorder,
             is_draining.clone(),
         );

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use super::prediction::PredictionState;
+use super::turns::Turns;
 use crate::definition::{FeatureView, SourceName};
 use crate::engine::Engine;
 use crate::materialization::{MaterializationError, SyncedView, forget_position, sync_view};
@@ -40,6 +41,7 @@ pub struct ServerState {
     pub is_replica: bool,
     /// Runs jobs and joins, so that they never hold up the threads that answer online requests.
     pub workers: tokio::runtime::Handle,
+    pub(super) turns: Turns,
     pub(super) catalog: ArcSwapOption<Catalog>,
     sync_lock: tokio::sync::Mutex<()>,
     /// None: no source has a stream.
@@ -70,8 +72,10 @@ impl ServerState {
     ) -> Self {
         let OnlineStoreSettings::Rocksdb { history, .. } = settings.online_store;
         let batch = BatchRetrieval { offline_store: offline_store.clone(), engine: engine.clone(), project };
+        let turns = Turns::new(settings.server.limits.queue_time);
         ServerState {
             settings,
+            turns,
             registry,
             offline_store,
             online: OnlineRetrieval { store: online_store, clock, history },

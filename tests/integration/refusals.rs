@@ -135,7 +135,7 @@ fn calls_that_are_wrong_are_refused() {
             2,
             "is not a time",
         ),
-        (vec!["bench-serve", "--service", "arrival_delay_v1", "--entities", "0"], 2, "greater than 0"),
+        (vec!["bench-serve", "--service", "arrival_delay_v1", "--entities", "0"], 2, "has to be a number from 1"),
         (vec!["status", "--project", "/nonexistent"], 2, "asof.yaml"),
     ];
     let before = files(folder);

@@ -65,6 +65,11 @@ impl TestServer {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
+    pub fn signal(&self, name: &str) {
+        let process = self.process.id().to_string();
+        assert!(std::process::Command::new("kill").args([name, &process]).status().unwrap().success());
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.process.try_wait().unwrap().is_some()
     }
@@ -255,11 +260,7 @@ fn a_server_that_does_not_answer_holds_up_no_command() {
     let mut server = TestServer::start(folder, &[]);
     assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));
 
-    let signal = |name: &str| {
-        let process = server.process.id().to_string();
-        assert!(std::process::Command::new("kill").args([name, &process]).status().unwrap().success());
-    };
-    signal("-STOP");
+    server.signal("-STOP");
     let started = Instant::now();
     for arguments in [
         ["status"].as_slice(),
@@ -275,7 +276,7 @@ fn a_server_that_does_not_answer_holds_up_no_command() {
     let (status, stdout, stderr) = run(folder, &["apply", "--yes"]);
     assert!(status == 0 && stdout.contains("version 2") && stderr.contains("does not answer"), "{stdout}{stderr}");
     assert!(started.elapsed() < Duration::from_secs(40));
-    signal("-CONT");
+    server.signal("-CONT");
     assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));
 
     // Killed, it leaves its address behind.
