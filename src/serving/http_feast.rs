@@ -161,7 +161,7 @@ async fn push_columns(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result
         let source = [SourceName::new(&body.push_source_name)];
         gateway.service.state.flush_streams(&source).await.map_err(|error| to_status(error.kind(), &error))?;
     }
-    refuse_dead_letters(sent, &summary)
+    refuse_dead_letters(&summary, sent)
 }
 
 /// Takes the rows of a feature view, as Feast's SDK pushes and materializes them.
@@ -199,10 +199,10 @@ async fn write_rows(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result<(
         rename(row, CREATED, source.created_timestamp.as_deref());
     }
     let source = source.name.as_str().to_owned();
-    let mut call = PushCall::new(&gateway.service.state, caller, &source, Acknowledge::Visible).await?;
     let sent = rows.len() as u64;
+    let mut call = PushCall::new(&gateway.service.state, caller, &source, Acknowledge::Visible).await?;
     call.push(PushedRows::Objects(rows)).await?;
-    refuse_dead_letters(sent, &call.finish().await?)
+    refuse_dead_letters(&call.finish().await?, sent)
 }
 
 /// Gives a column the name that the source has for it; one that the source has not is left out.
@@ -216,8 +216,8 @@ fn rename(row: &mut Map<String, Value>, from: &str, to: Option<&str>) {
 }
 
 /// # Errors
-/// Feast's answers have no place to tell that some rows are refused.
-fn refuse_dead_letters(sent: u64, summary: &PushSummary) -> Result<(), Status> {
+/// Feast's answers have no place to tell that some of the rows sent are refused.
+fn refuse_dead_letters(summary: &PushSummary, sent: u64) -> Result<(), Status> {
     let refused = sent - summary.accepted - summary.passed_over.duplicates - summary.passed_over.ignored;
     match summary.reasons.first().filter(|_| refused > 0) {
         Some((row, reason)) => Err(Status::invalid_argument(format!(
