@@ -1,19 +1,22 @@
-//! Turns of online requests and predictions, as many at a time as there are cores: more would only make all of them slower.
+//! The work of online requests and predictions, as many at a time as there are cores: more would only make all of them
+//! slower.
 //!
-//! A request is computed on the thread that received it, because handing it over would take longer. Meanwhile the thread
-//! receives nothing, and what comes in waits where nobody sees it. So a request that has its turn first lets everything
-//! in that has come in: all that wait then stand in one queue, and it is known for how long.
+//! A request is computed on a thread that receives requests, because handing it over would take longer. Meanwhile the
+//! thread receives nothing, and what comes in waits where nobody sees it. So whoever begins to work first lets everything
+//! in that has come in: all that wait then stand in one queue, and it is known for how long. Receiving takes time, too,
+//! and refusing; work goes on for as long as that took before it makes way again, so that a flood leaves it half of the
+//! time at least.
 //!
-//! Turns go to those who came first, until the first has waited too long: there is more to do than can be done, and if
-//! everybody waited as long as they can, everybody would be answered late. From then on turns go to those who came last,
-//! who are answered about as fast as ever; the others are refused once their patience is over. Whoever waits costs
-//! nothing, so that all the time that is left goes to answers.
+//! Those who came first are first, until one has waited too long: there is more to do than can be done, and if everybody
+//! waited as long as they can, everybody would be answered late. From then on those who came last are first, and answered
+//! about as fast as ever; the others are refused once their patience is over.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Histogram, histogram};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tonic::Status;
 use tonic::metadata::MetadataValue;
@@ -27,6 +30,8 @@ pub(super) const RETRY_PUSHBACK_MS: &str = "50";
 
 /// For how many times the queue's time a request waits before it is refused.
 const PATIENCE: u32 = 5;
+/// How long work goes on at least before it makes way.
+const STRETCH_MIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -41,22 +46,60 @@ struct Queue {
     queue_time: Duration,
 }
 
-#[derive(Debug)]
 struct QueueState {
+    /// How many more may work.
     free: usize,
-    /// Those who came first stand in front. Nobody hears of a turn any more who is refused or gone.
-    waiting: VecDeque<(Instant, oneshot::Sender<Turn>)>,
+    /// Those who came first stand in front.
+    waiting: VecDeque<Waiting>,
 }
 
-/// Others wait until this is dropped.
-#[derive(Debug)]
-pub(super) struct Turn(Option<Arc<Queue>>);
+struct Waiting {
+    came: Instant,
+    /// Does the work, unless nobody waits for it any more.
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for QueueState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueState").field("free", &self.free).field("waiting", &self.waiting.len()).finish()
+    }
+}
+
+/// The right to work, until it is dropped; what waits then is worked on by somebody else.
+struct Turn(Option<Arc<Queue>>);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(queue) = self.0.take() {
-            queue.pass_on();
+        let Some(queue) = self.0.take() else { return };
+        if queue.is_over() {
+            return;
         }
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(work_on(Turn(Some(queue))))),
+            // The process ends.
+            Err(_) => queue.state().free += 1,
+        }
+    }
+}
+
+/// Works on what waits until nothing does.
+async fn work_on(mut turn: Turn) {
+    let mut stretch = STRETCH_MIN;
+    while let Some(queue) = turn.0.as_ref() {
+        let began = Instant::now();
+        while began.elapsed() < stretch
+            && let Some(waiting) = queue.next()
+        {
+            (waiting.work)();
+        }
+        if queue.is_over() {
+            turn.0 = None;
+            return;
+        }
+        let made_way = Instant::now();
+        let stretch_max = queue.queue_time.max(STRETCH_MIN);
+        tokio::task::yield_now().await;
+        stretch = made_way.elapsed().clamp(STRETCH_MIN, stretch_max);
     }
 }
 
@@ -66,43 +109,52 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn, or where to wait for one.
-    fn enter(self: &Arc<Self>) -> Result<Turn, oneshot::Receiver<Turn>> {
+    /// A turn and the work, if one is free; else the work waits for one, and this for what it gives.
+    fn enter<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        self: &Arc<Self>,
+        came: Instant,
+        work: W,
+    ) -> Result<(Turn, W), oneshot::Receiver<T>> {
         let mut state = self.state();
         if state.free > 0 {
             state.free -= 1;
-            return Ok(Turn(Some(Arc::clone(self))));
+            return Ok((Turn(Some(Arc::clone(self))), work));
         }
         let (sender, receiver) = oneshot::channel();
-        state.waiting.push_back((Instant::now(), sender));
+        let work = move || {
+            if !sender.is_closed() {
+                let _ = sender.send(work());
+            }
+        };
+        state.waiting.push_back(Waiting { came, work: Box::new(work) });
         Err(receiver)
     }
 
-    /// Gives a turn that is over to the next who waits still.
-    fn pass_on(self: Arc<Self>) {
-        let mut turn = Turn(Some(self));
-        while let Some(queue) = turn.0.take() {
-            let Some(next) = queue.next() else { return };
-            // Whoever does not hear of it any more gives it back.
-            match next.send(Turn(Some(queue))) {
-                Ok(()) => return,
-                Err(back) => turn = back,
-            }
-        }
+    /// How long a request waits before it is refused.
+    fn patience(&self) -> Duration {
+        self.queue_time * PATIENCE
     }
 
-    /// Who is next; without anybody the turn is free.
-    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+    /// Whether nothing waits; the turn is free then.
+    fn is_over(&self) -> bool {
         let mut state = self.state();
-        while state.waiting.front().is_some_and(|(_, sender)| sender.is_closed()) {
+        let is_over = state.waiting.is_empty();
+        state.free += usize::from(is_over);
+        is_over
+    }
+
+    fn next(&self) -> Option<Waiting> {
+        let mut state = self.state();
+        loop {
+            let waited = state.waiting.front()?.came.elapsed();
+            if waited <= self.queue_time {
+                return state.waiting.pop_front();
+            }
+            if waited <= self.patience() {
+                return state.waiting.pop_back();
+            }
             state.waiting.pop_front();
         }
-        let is_late = state.waiting.front().is_some_and(|(came, _)| came.elapsed() > self.queue_time);
-        let next = if is_late { state.waiting.pop_back() } else { state.waiting.pop_front() };
-        if next.is_none() {
-            state.free += 1;
-        }
-        next.map(|(_, sender)| sender)
     }
 }
 
@@ -116,24 +168,42 @@ impl Turns {
         Turns { queue: Arc::new(Queue { state, queue_time }), waited: OnceLock::new() }
     }
 
-    /// Waits for a turn.
+    /// Does some work of one request when its turn comes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED after too long a time, while the server has more to do than it can.
-    pub async fn take(&self) -> Result<Turn, Status> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
         let came = Instant::now();
-        let turn = match self.queue.enter() {
-            Ok(turn) => Some(turn),
-            Err(turn) => tokio::time::timeout(self.queue.queue_time * PATIENCE, turn).await.ok().and_then(Result::ok),
-        };
-        if turn.is_some() {
-            tokio::task::yield_now().await;
-        }
         // Not before the recorder of the process is there.
-        let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait"));
-        metric.record(came.elapsed());
-        trace::stage("wait", came);
-        turn.ok_or_else(|| self.refusal())
+        let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait")).clone();
+        let record = move || {
+            metric.record(came.elapsed());
+            trace::stage("wait", came);
+        };
+        let (traced, recorded) = (trace::current(), record.clone());
+        let work = move || {
+            trace::within_thread(traced, || {
+                recorded();
+                work()
+            })
+        };
+        let done = match self.queue.enter(came, work) {
+            Ok((_turn, work)) => {
+                tokio::task::yield_now().await;
+                return Ok(work());
+            }
+            Err(done) => tokio::time::timeout(self.queue.patience(), done).await,
+        };
+        match done {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) if came.elapsed() < self.queue.patience() => {
+                Err(Status::internal("the work on the request ended before its time"))
+            }
+            _ => {
+                record();
+                Err(self.refusal())
+            }
+        }
     }
 
     /// RESOURCE_EXHAUSTED, and when to try again.
@@ -149,17 +219,20 @@ impl Turns {
 mod tests {
     use super::*;
 
-    /// Asks for turns one after the other, while one is taken, and tells who had one in which order once it is over.
-    async fn order(queue_time: Duration, late: Duration, is_gone: &[usize]) -> Vec<Option<usize>> {
+    /// Work that comes in piece by piece while a turn is taken, and is done in which order once that is over.
+    async fn order(queue_time: Duration, late: Duration, is_gone: &[usize]) -> Vec<usize> {
         let turns = Arc::new(Turns::of(1, queue_time));
-        let taken = turns.take().await.unwrap();
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut calls = Vec::new();
         for number in 0..4 {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
             calls.push(tokio::spawn(async move {
-                let turn = turns.take().await;
-                order.lock().unwrap().push(turn.is_ok().then_some(number));
+                let done = turns.run(move || {
+                    order.lock().unwrap().push(number);
+                    number
+                });
+                assert_eq!(done.await.unwrap_or(number), number);
             }));
             tokio::task::yield_now().await;
         }
@@ -167,26 +240,53 @@ mod tests {
         tokio::time::sleep(late).await;
         drop(taken);
         for call in calls {
-            let _ = call.await;
+            assert!(call.await.is_ok_and(|()| true) || !is_gone.is_empty());
         }
-        let state = turns.queue.state();
-        assert_eq!((state.free, state.waiting.len()), (1, 0), "every turn is given back");
+        while turns.queue.state().free == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(turns.queue.state().waiting.len(), 0);
+        assert_eq!(turns.run(|| 7).await.unwrap(), 7, "it goes on as before");
         order.lock().unwrap().clone()
     }
 
     #[tokio::test]
-    async fn turns_go_to_those_who_came_first_and_those_who_are_gone_take_none() {
+    async fn those_who_came_first_are_first_and_nobody_works_for_those_who_are_gone() {
         let long = Duration::from_secs(60);
-        assert_eq!(order(long, Duration::ZERO, &[]).await, [Some(0), Some(1), Some(2), Some(3)]);
-        assert_eq!(order(long, Duration::ZERO, &[0, 2]).await, [Some(1), Some(3)]);
-        assert_eq!(order(long, Duration::ZERO, &[0, 1, 2, 3]).await, []);
+        assert_eq!(order(long, Duration::ZERO, &[]).await, [0, 1, 2, 3]);
+        assert_eq!(order(long, Duration::ZERO, &[0, 2]).await, [1, 3]);
+        assert_eq!(order(long, Duration::ZERO, &[0, 1, 2, 3]).await, [0; 0]);
     }
 
     #[tokio::test]
-    async fn turns_go_to_those_who_came_last_once_the_first_is_late_and_nobody_waits_for_ever() {
+    async fn those_who_came_last_are_first_once_one_has_waited_too_long_and_nobody_waits_for_ever() {
         let short = Duration::from_millis(200);
-        assert_eq!(order(short, 2 * short, &[]).await, [Some(3), Some(2), Some(1), Some(0)]);
-        assert_eq!(order(short, 2 * short, &[3, 1]).await, [Some(2), Some(0)]);
-        assert_eq!(order(short, 2 * PATIENCE * short, &[]).await, [None; 4]);
+        assert_eq!(order(short, 2 * short, &[]).await, [3, 2, 1, 0]);
+        assert_eq!(order(short, 2 * short, &[3, 1]).await, [2, 0]);
+        assert_eq!(order(short, 2 * PATIENCE * short, &[]).await, [0; 0]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everything_is_worked_on_once_whoever_takes_turns() {
+        let turns = Arc::new(Turns::of(2, Duration::from_secs(60)));
+        let calls = (0..2_000).map(|number| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move { turns.run(move || number).await.unwrap() })
+        });
+        for (number, call) in calls.collect::<Vec<_>>().into_iter().enumerate() {
+            assert_eq!(call.await.unwrap(), number);
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_takes_nobody_elses_turn() {
+        let turns = Arc::new(Turns::of(1, Duration::from_secs(60)));
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
+        let failing = Arc::clone(&turns);
+        let failing = tokio::spawn(async move { failing.run(|| panic!("as it is meant to")).await.map(|()| ()) });
+        tokio::task::yield_now().await;
+        drop(taken);
+        assert_eq!(failing.await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert_eq!(turns.run(|| 7).await.unwrap(), 7);
     }
 }
