@@ -86,7 +86,7 @@ pub struct Limits {
     pub request_time: Duration,
     /// Requests that are worked on at once.
     pub in_flight: usize,
-    /// How long a request may wait for a thread before it is refused.
+    /// How long a request waits for its turn before those who come last go before it.
     pub queue_time: Duration,
     /// Connections that are open at once, over gRPC and over HTTP.
     pub connections: usize,

@@ -164,8 +164,7 @@ impl FeatureStoreService {
             Ok(finished)
         };
         if rows <= INLINE_ROWS_MAX {
-            let _turn = self.state.turns.take().await?;
-            return answer();
+            return self.state.turns.run(answer).await?;
         }
         // As many at once as there are cores: more would only make all of them slower.
         let queue_time = self.state.settings.server.limits.queue_time;

@@ -1,16 +1,23 @@
-//! Turns of online requests and predictions: first come, first served, and what waited too long is refused. Refusing costs
-//! little, so that a server with too much to do answers as many requests as it can, each about as fast as ever.
+//! The work of online requests and predictions, as many at a time as there are cores: more would only make all of them
+//! slower.
 //!
-//! A request is computed on the thread that received it, because handing it over would take longer. Meanwhile the thread
-//! receives nothing, and what comes in waits where nobody sees it. So a request that has its turn first lets everything
-//! in that has come in: all that wait then stand in one queue, and it is known for how long.
+//! A request is computed on a thread that receives requests, because handing it over would take longer. Meanwhile the
+//! thread receives nothing, and what comes in waits where nobody sees it. So whoever begins to work first lets everything
+//! in that has come in: all that wait then stand in one queue, and it is known for how long. Receiving takes time, too,
+//! and refusing; work goes on for as long as that took before it makes way again, so that a flood leaves it half of the
+//! time at least.
+//!
+//! Those who came first are first, until one has waited too long: there is more to do than can be done, and if everybody
+//! waited as long as they can, everybody would be answered late. From then on those who came last are first, and answered
+//! about as fast as ever; the others are refused once their patience is over.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Histogram, histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
@@ -21,77 +28,187 @@ use crate::trace;
 pub(super) const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 pub(super) const RETRY_PUSHBACK_MS: &str = "50";
 
-/// The part of the queue's time that requests wait at most once the server has caught up.
-const CAUGHT_UP: u32 = 4;
-/// For how many times the queue's time requests may be late before they are refused.
-const LATE_PATIENCE: u32 = 5;
+/// For how many times the queue's time a request waits before it is refused.
+const PATIENCE: u32 = 5;
+/// How long work goes on at least before it makes way.
+const STRETCH_MIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Turns {
-    /// As many as there are cores: more would only make all of them slower.
-    free: Arc<Semaphore>,
-    queue_time: Duration,
-    began: Instant,
-    /// Since when requests wait too long, in microseconds after `began`; 0: they do not.
-    late_since: AtomicU64,
+    queue: Arc<Queue>,
     waited: OnceLock<Histogram>,
 }
 
-/// Others wait until this is dropped.
-pub(super) type Turn = OwnedSemaphorePermit;
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<QueueState>,
+    /// How long the first may wait until the last goes before it.
+    queue_time: Duration,
+}
+
+struct QueueState {
+    /// How many more may work.
+    free: usize,
+    /// Those who came first stand in front.
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    came: Instant,
+    /// Does the work, unless nobody waits for it any more.
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for QueueState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueState").field("free", &self.free).field("waiting", &self.waiting.len()).finish()
+    }
+}
+
+/// The right to work, until it is dropped; what waits then is worked on by somebody else.
+struct Turn(Option<Arc<Queue>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(queue) = self.0.take() else { return };
+        if queue.is_over() {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(work_on(Turn(Some(queue))))),
+            // The process ends.
+            Err(_) => queue.state().free += 1,
+        }
+    }
+}
+
+/// Works on what waits until nothing does.
+async fn work_on(mut turn: Turn) {
+    let mut stretch = STRETCH_MIN;
+    while let Some(queue) = turn.0.as_ref() {
+        let began = Instant::now();
+        while began.elapsed() < stretch
+            && let Some(waiting) = queue.next()
+        {
+            (waiting.work)();
+        }
+        if queue.is_over() {
+            turn.0 = None;
+            return;
+        }
+        let made_way = Instant::now();
+        let stretch_max = queue.queue_time.max(STRETCH_MIN);
+        tokio::task::yield_now().await;
+        stretch = made_way.elapsed().clamp(STRETCH_MIN, stretch_max);
+    }
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        // Numbers and entries are changed in whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn and the work, if one is free; else the work waits for one, and this for what it gives.
+    fn enter<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
+        self: &Arc<Self>,
+        came: Instant,
+        work: W,
+    ) -> Result<(Turn, W), oneshot::Receiver<T>> {
+        let mut state = self.state();
+        if state.free > 0 {
+            state.free -= 1;
+            return Ok((Turn(Some(Arc::clone(self))), work));
+        }
+        let (sender, receiver) = oneshot::channel();
+        let work = move || {
+            if !sender.is_closed() {
+                let _ = sender.send(work());
+            }
+        };
+        state.waiting.push_back(Waiting { came, work: Box::new(work) });
+        Err(receiver)
+    }
+
+    /// How long a request waits before it is refused.
+    fn patience(&self) -> Duration {
+        self.queue_time * PATIENCE
+    }
+
+    /// Whether nothing waits; the turn is free then.
+    fn is_over(&self) -> bool {
+        let mut state = self.state();
+        let is_over = state.waiting.is_empty();
+        state.free += usize::from(is_over);
+        is_over
+    }
+
+    fn next(&self) -> Option<Waiting> {
+        let mut state = self.state();
+        loop {
+            let waited = state.waiting.front()?.came.elapsed();
+            if waited <= self.queue_time {
+                return state.waiting.pop_front();
+            }
+            if waited <= self.patience() {
+                return state.waiting.pop_back();
+            }
+            state.waiting.pop_front();
+        }
+    }
+}
 
 impl Turns {
     pub fn new(queue_time: Duration) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Turns {
-            free: Arc::new(Semaphore::new(cores)),
-            queue_time,
-            began: Instant::now(),
-            late_since: AtomicU64::new(0),
-            waited: OnceLock::new(),
-        }
+        Self::of(std::thread::available_parallelism().map_or(1, std::num::NonZero::get), queue_time)
     }
 
-    /// Waits for a turn, behind those who came before.
+    fn of(count: usize, queue_time: Duration) -> Self {
+        let state = Mutex::new(QueueState { free: count, waiting: VecDeque::new() });
+        Turns { queue: Arc::new(Queue { state, queue_time }), waited: OnceLock::new() }
+    }
+
+    /// Does some work of one request when its turn comes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED after too long a time, while the server has more to do than it can.
-    pub async fn take(&self) -> Result<Turn, Status> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
         let came = Instant::now();
-        // Nobody closes the semaphore.
-        let turn = Arc::clone(&self.free).acquire_owned().await.map_err(|_| self.refusal())?;
-        tokio::task::yield_now().await;
-        let waited = came.elapsed();
         // Not before the recorder of the process is there.
-        let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait"));
-        metric.record(waited);
-        trace::stage("wait", came);
-        if self.is_late(waited) { Err(self.refusal()) } else { Ok(turn) }
-    }
-
-    /// Whether a request that waited so long had better ask again, or elsewhere.
-    ///
-    /// A process that the system held up for a moment finds all requests late once, and catches up. It has too much to
-    /// do if they stay late, until hardly one waits any more: while it refuses what waited too long, what it takes has
-    /// waited almost as long.
-    fn is_late(&self, waited: Duration) -> bool {
-        if waited <= self.queue_time {
-            if waited <= self.queue_time / CAUGHT_UP && self.late_since.load(Ordering::Relaxed) != 0 {
-                self.late_since.store(0, Ordering::Relaxed);
+        let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait")).clone();
+        let record = move || {
+            metric.record(came.elapsed());
+            trace::stage("wait", came);
+        };
+        let (traced, recorded) = (trace::current(), record.clone());
+        let work = move || {
+            trace::within_thread(traced, || {
+                recorded();
+                work()
+            })
+        };
+        let done = match self.queue.enter(came, work) {
+            Ok((_turn, work)) => {
+                tokio::task::yield_now().await;
+                return Ok(work());
             }
-            return false;
+            Err(done) => tokio::time::timeout(self.queue.patience(), done).await,
+        };
+        match done {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) if came.elapsed() < self.queue.patience() => {
+                Err(Status::internal("the work on the request ended before its time"))
+            }
+            _ => {
+                record();
+                Err(self.refusal())
+            }
         }
-        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
-        let known = self.late_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        let since = known.err().unwrap_or(now);
-        u128::from(now.saturating_sub(since)) > (self.queue_time * LATE_PATIENCE).as_micros()
     }
 
     /// RESOURCE_EXHAUSTED, and when to try again.
     pub fn refusal(&self) -> Status {
-        let queue_time = self.queue_time;
-        let message =
-            format!("the server has more to do than it can: the request waited longer than {queue_time:?}; try again");
+        let message = "the server has more to do than it can: others had the request's turn; try again";
         let mut status = Status::resource_exhausted(message);
         status.metadata_mut().insert(RETRY_PUSHBACK, MetadataValue::from_static(RETRY_PUSHBACK_MS));
         status
@@ -102,42 +219,74 @@ impl Turns {
 mod tests {
     use super::*;
 
-    #[test]
-    fn requests_are_refused_while_they_stay_late_and_not_for_one_moment() {
-        let queue_time = Duration::from_millis(20);
-        let turns = Turns::new(queue_time);
-        assert!(!turns.is_late(2 * queue_time), "once is a moment");
-        std::thread::sleep(queue_time * LATE_PATIENCE + Duration::from_millis(5));
-        assert!(turns.is_late(2 * queue_time));
-        // One that is hardly in time is answered, and the others are late still.
-        assert!(!turns.is_late(queue_time / 2));
-        assert!(turns.is_late(2 * queue_time));
-        // One that did not wait, and the rest has caught up.
-        assert!(!turns.is_late(Duration::ZERO));
-        assert!(!turns.is_late(2 * queue_time));
-    }
-
-    #[tokio::test]
-    async fn turns_go_to_those_who_came_first_and_those_who_are_gone_take_none() {
-        let free = Arc::new(Semaphore::new(1));
-        let turns = Arc::new(Turns { free, ..Turns::new(Duration::from_secs(60)) });
-        let taken = turns.take().await.unwrap();
-        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    /// Work that comes in piece by piece while a turn is taken, and is done in which order once that is over.
+    async fn order(queue_time: Duration, late: Duration, is_gone: &[usize]) -> Vec<usize> {
+        let turns = Arc::new(Turns::of(1, queue_time));
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
+        let order = Arc::new(Mutex::new(Vec::new()));
         let mut calls = Vec::new();
-        for number in 0..6 {
+        for number in 0..4 {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
             calls.push(tokio::spawn(async move {
-                let _turn = turns.take().await.unwrap();
-                order.lock().unwrap().push(number);
+                let done = turns.run(move || {
+                    order.lock().unwrap().push(number);
+                    number
+                });
+                assert_eq!(done.await.unwrap_or(number), number);
             }));
             tokio::task::yield_now().await;
         }
-        calls[2].abort();
+        is_gone.iter().for_each(|number| calls[*number].abort());
+        tokio::time::sleep(late).await;
         drop(taken);
-        for (number, call) in calls.into_iter().enumerate() {
-            assert_eq!(call.await.is_ok(), number != 2);
+        for call in calls {
+            assert!(call.await.is_ok_and(|()| true) || !is_gone.is_empty());
         }
-        assert_eq!(*order.lock().unwrap(), [0, 1, 3, 4, 5]);
-        assert_eq!(turns.free.available_permits(), 1);
+        while turns.queue.state().free == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(turns.queue.state().waiting.len(), 0);
+        assert_eq!(turns.run(|| 7).await.unwrap(), 7, "it goes on as before");
+        order.lock().unwrap().clone()
+    }
+
+    #[tokio::test]
+    async fn those_who_came_first_are_first_and_nobody_works_for_those_who_are_gone() {
+        let long = Duration::from_secs(60);
+        assert_eq!(order(long, Duration::ZERO, &[]).await, [0, 1, 2, 3]);
+        assert_eq!(order(long, Duration::ZERO, &[0, 2]).await, [1, 3]);
+        assert_eq!(order(long, Duration::ZERO, &[0, 1, 2, 3]).await, [0; 0]);
+    }
+
+    #[tokio::test]
+    async fn those_who_came_last_are_first_once_one_has_waited_too_long_and_nobody_waits_for_ever() {
+        let short = Duration::from_millis(200);
+        assert_eq!(order(short, 2 * short, &[]).await, [3, 2, 1, 0]);
+        assert_eq!(order(short, 2 * short, &[3, 1]).await, [2, 0]);
+        assert_eq!(order(short, 2 * PATIENCE * short, &[]).await, [0; 0]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn everything_is_worked_on_once_whoever_takes_turns() {
+        let turns = Arc::new(Turns::of(2, Duration::from_secs(60)));
+        let calls = (0..2_000).map(|number| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move { turns.run(move || number).await.unwrap() })
+        });
+        for (number, call) in calls.collect::<Vec<_>>().into_iter().enumerate() {
+            assert_eq!(call.await.unwrap(), number);
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_takes_nobody_elses_turn() {
+        let turns = Arc::new(Turns::of(1, Duration::from_secs(60)));
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
+        let failing = Arc::clone(&turns);
+        let failing = tokio::spawn(async move { failing.run(|| panic!("as it is meant to")).await.map(|()| ()) });
+        tokio::task::yield_now().await;
+        drop(taken);
+        assert_eq!(failing.await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert_eq!(turns.run(|| 7).await.unwrap(), 7);
     }
 }

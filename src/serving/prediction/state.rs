@@ -137,8 +137,8 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
     for route in &request.routes {
         state.prediction.make_ready(route).await;
     }
-    // It computes at once, and then waits for its log, which keeps nobody from a turn.
-    drop(state.turns.take().await?);
+    // Behind those who came before; it then waits for its log, which keeps nobody from a turn.
+    state.turns.run(|| ()).await?;
     state.prediction.service.predict(request).await.map_err(|error| to_status(error.kind(), &error))
 }
 
