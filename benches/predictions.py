@@ -4,7 +4,7 @@ Usage: predictions.py --asof COMMAND [--rounds N]
 
 ONNX Runtime, LightGBM's C API (its fast path for single rows; for 100 rows its matrix call) and lleaves, each where it
 is installed; a round measures all of them after each other, and the medians of the rounds are printed. LightGBM's C API
-is called through ctypes with everything prepared, so that Python adds about a microsecond.
+is called through ctypes with everything prepared, so that Python adds about a microsecond. lleaves needs `llvmlite<0.45`.
 """
 
 import argparse

@@ -11,6 +11,7 @@ pub mod error;
 pub mod metrics;
 pub mod settings;
 pub mod time;
+pub mod trace;
 mod yaml;
 
 pub mod definition;

@@ -22,6 +22,8 @@ pub const ONLINE_REQUEST_ROWS: &str = "asof_online_request_rows";
 pub const ROW_CACHE_READS_TOTAL: &str = "asof_row_cache_reads_total";
 /// Bytes of rows in the cache of rows, about.
 pub const ROW_CACHE_BYTES: &str = "asof_row_cache_bytes";
+/// What the online store tells of its size and state, by `what`.
+pub const ONLINE_STORE: &str = "asof_online_store";
 /// Sums of integers that no `int64` is, answered as null, by `answer`: `batch` or `online`.
 pub const SUMS_OUT_OF_RANGE_TOTAL: &str = "asof_sums_out_of_range_total";
 /// Rows of streams that are in the online store, by `source`.
@@ -45,6 +47,8 @@ pub const PREDICTION_LOG_ROWS_TOTAL: &str = "asof_prediction_log_rows_total";
 pub const PREDICTION_LOG_DROPPED_TOTAL: &str = "asof_prediction_log_dropped_total";
 /// What became of the rows that a shadow was to see, by `route`, `shadow` and `outcome`: `done`, `dropped` or `failed`.
 pub const SHADOW_ROWS_TOTAL: &str = "asof_shadow_rows_total";
+/// Spans of traced requests, by `outcome`: `sent` or `dropped`.
+pub const TRACE_SPANS_TOTAL: &str = "asof_trace_spans_total";
 const BUILD_INFO: &str = "asof_build_info";
 const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
 const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";
@@ -117,6 +121,7 @@ fn describe() {
     describe_counter!(SHADOW_ROWS_TOTAL, "Rows that shadows were to see.");
     describe_counter!(ROW_CACHE_READS_TOTAL, "Rows looked for in the cache of rows.");
     describe_gauge!(ROW_CACHE_BYTES, "Bytes of rows in the cache of rows, about.");
+    describe_gauge!(ONLINE_STORE, "What the online store tells of its size and state.");
     describe_counter!(SUMS_OUT_OF_RANGE_TOTAL, "Sums of integers that no int64 is, answered as null.");
     describe_counter!(STREAM_APPLIED_ROWS_TOTAL, "Rows of streams that are in the online store.");
     describe_counter!(STREAM_ROWS_TOTAL, "What became of the rows that came in.");
@@ -124,6 +129,7 @@ fn describe() {
     describe_gauge!(STREAM_LAG_RECORDS, "Records of the log that are not in the store yet.");
     describe_gauge!(STREAM_PENDING_BYTES, "Bytes of events that wait to be in both stores.");
     describe_gauge!(STREAM_WATERMARK_SECONDS, "The greatest event timestamp accepted so far, since the Unix epoch.");
+    describe_counter!(TRACE_SPANS_TOTAL, "Spans of traced requests, and what became of them.");
     describe_gauge!(BUILD_INFO, "1, with the version of the program.");
     describe_gauge!(PROCESS_START_TIME_SECONDS, "When the process started, since the Unix epoch.");
     describe_gauge!(PROCESS_RESIDENT_MEMORY_BYTES, "Memory that the process holds.");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::diagnostics::{Diagnostics, Reporter};
 
 /// The configuration of a project; paths and URLs are as written, see [`resolve`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub project: String,
     /// Folder or object-store URL.
@@ -46,7 +46,7 @@ pub struct EngineSettings {
     pub memory: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServerSettings {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -54,6 +54,7 @@ pub struct ServerSettings {
     /// The file of tokens, as written; None: nobody is asked for one.
     pub tokens: Option<String>,
     pub limits: Limits,
+    pub traces: TracesSettings,
 }
 
 /// Files of certificates and keys, as written.
@@ -63,6 +64,15 @@ pub struct TlsSettings {
     pub key: String,
     /// Who signs the certificates of callers; None: callers need none.
     pub client_ca: Option<String>,
+}
+
+/// Where traces of requests go, and how many.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TracesSettings {
+    /// The base address of an OpenTelemetry collector; None: what the environment says.
+    pub endpoint: Option<String>,
+    /// Share of the requests that no caller has made part of a trace.
+    pub sample: Option<f64>,
 }
 
 /// What one request, and all of them together, may ask of a server.
@@ -76,10 +86,12 @@ pub struct Limits {
     pub request_time: Duration,
     /// Requests that are worked on at once.
     pub in_flight: usize,
-    /// How long a request may wait for a thread before it is refused.
+    /// How long a request waits for its turn before those who come last go before it.
     pub queue_time: Duration,
     /// Connections that are open at once, over gRPC and over HTTP.
     pub connections: usize,
+    /// How long a server that is asked to end goes on as before, but for saying that it is not ready.
+    pub drain_time: Duration,
 }
 
 impl Default for Limits {
@@ -92,6 +104,7 @@ impl Default for Limits {
             in_flight: 1024,
             queue_time: Duration::from_millis(20),
             connections: 10_000,
+            drain_time: Duration::ZERO,
         }
     }
 }
@@ -105,6 +118,7 @@ impl Default for ServerSettings {
             tls: None,
             tokens: None,
             limits: Limits::default(),
+            traces: TracesSettings::default(),
         }
     }
 }

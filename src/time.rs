@@ -69,7 +69,8 @@ fn parse_usual(text: &str) -> Option<EventTimestamp> {
     if [head[4], head[7], head[10], head[13], head[16]] != *b"--T::" {
         return None;
     }
-    let date = NaiveDate::from_ymd_opt(number(&head[..4])? as i32, number(&head[5..7])?, number(&head[8..10])?)?;
+    let year = number(&head[..4]).filter(|year| *year > 0)?;
+    let date = NaiveDate::from_ymd_opt(year as i32, number(&head[5..7])?, number(&head[8..10])?)?;
     let time = date.and_hms_opt(number(&head[11..13])?, number(&head[14..16])?, number(&head[17..])?)?;
     let fraction = rest.strip_prefix(b".").map_or(0, |rest| rest.iter().take_while(|b| b.is_ascii_digit()).count());
     let (fraction, zone) = match fraction {
@@ -96,6 +97,9 @@ fn parse_instant(text: &str) -> Option<EventTimestamp> {
     if let Some(instant) = parse_usual(text) {
         return Some(instant);
     }
+    if !begins_with_date(text) || has_leap_second(text) {
+        return None;
+    }
     if let Ok(date) = NaiveDate::parse_from_str(text, "%Y-%m-%d") {
         return Some(from_naive(date.and_hms_opt(0, 0, 0)?));
     }
@@ -113,6 +117,21 @@ fn parse_instant(text: &str) -> Option<EventTimestamp> {
         .iter()
         .find_map(|format| NaiveDateTime::parse_from_str(naive, format).ok())
         .map(from_naive)
+}
+
+/// Four digits of a year, which is not 0000, two of a month and two of a day.
+fn begins_with_date(text: &str) -> bool {
+    let Some(date) = text.as_bytes().first_chunk::<10>() else { return false };
+    let is_as_written = |(at, byte): (usize, &u8)| match at {
+        4 | 7 => *byte == b'-',
+        _ => byte.is_ascii_digit(),
+    };
+    date.iter().enumerate().all(is_as_written) && date[..4] != *b"0000"
+}
+
+/// A second 60, which no instant here is.
+fn has_leap_second(text: &str) -> bool {
+    text.as_bytes().get(16..19) == Some(b":60")
 }
 
 fn from_naive(naive: NaiveDateTime) -> EventTimestamp {
@@ -312,7 +331,7 @@ mod tests {
         let times = ["00:00:00", "23:59:59", "12:30:07.5", "12:30:07.123456", "12:30:07.1234569", "12:30:07.999999999"];
         let zones = ["Z", "+00:00", "-00:00", "+05:30", "-23:59"];
         let careful = |text: &str| Some(DateTime::parse_from_rfc3339(text).ok()?.timestamp_micros());
-        for date in ["0000-01-01", "1969-12-31", "1970-01-01", "2000-02-29", "2024-05-01", "9999-12-31"] {
+        for date in ["0001-01-01", "1969-12-31", "1970-01-01", "2000-02-29", "2024-05-01", "9999-12-31"] {
             for text in times.iter().flat_map(|time| zones.map(|zone| format!("{date}T{time}{zone}"))) {
                 assert_eq!(parse_usual(&text).map(EventTimestamp::micros), careful(&text), "{text}");
                 assert!(careful(&text).is_some(), "{text}");
@@ -322,6 +341,12 @@ mod tests {
             "2023-02-29T00:00:00Z",
             "2024-05-01T24:00:00Z",
             "2024-05-01T00:60:00Z",
+            "2024-05-01T00:00:60Z",
+            " 2024-05-01T00:00:00Z",
+            "0000-05-01T00:00:00Z",
+            "+10000-05-01T00:00:00Z",
+            "2024-5-1",
+            "2024-05-01T00:00:00+10000",
             "2024-05-01T00:00:00+24:00",
             "2024-05-01T00:00:00+01:60",
             "2024-05-01T00:00:00",

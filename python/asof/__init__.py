@@ -31,6 +31,12 @@ One question in two tenses: what were these features worth at those moments
             OnDemandFeature one of them
         FeatureService      what one model reads
           Projection        features of one view in it
+        PredictionRoute     what callers ask for predictions by
+          RouteStep         one of its models after each other
+          Shadow            a model that sees what it sees
+          Experiment        models that share its traffic
+            Variant         one of them
+          PredictionLog     what is remembered of its predictions
       Field                 a named and typed column
     AsofWarning             what the server remarks about an answer
     AsofError
@@ -57,13 +63,19 @@ from ._definitions import (
     Batch,
     Definition,
     Entity,
+    Experiment,
     FeatureService,
     FeatureView,
     Field,
     OnDemandFeature,
     OnDemandFeatureView,
+    PredictionLog,
+    PredictionRoute,
     Projection,
+    RouteStep,
+    Shadow,
     Source,
+    Variant,
     View,
 )
 from ._exceptions import (
@@ -104,6 +116,7 @@ __all__ = [
     "DeniedError",
     "Entity",
     "ExhaustedError",
+    "Experiment",
     "FeatureReference",
     "FeatureService",
     "FeatureView",
@@ -116,15 +129,20 @@ __all__ = [
     "OnDemandFeature",
     "OnDemandFeatureView",
     "PreconditionError",
+    "PredictionLog",
+    "PredictionRoute",
     "Projection",
     "PushResult",
+    "RouteStep",
     "ServerStatus",
+    "Shadow",
     "Source",
     "Status",
     "StreamStatus",
     "Tls",
     "UnauthenticatedError",
     "UnavailableError",
+    "Variant",
     "View",
     "ViewStatus",
 ]

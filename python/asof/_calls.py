@@ -25,7 +25,16 @@ from ._answer import Answer, Metadata
 from ._batch import BatchAnswerReader, BatchQuestion
 from ._catalog import Catalog
 from ._connection import Connection, seconds
-from ._definitions import KINDS, Definition, Entity, FeatureService, FeatureView, OnDemandFeatureView, Source
+from ._definitions import (
+    KINDS,
+    Definition,
+    Entity,
+    FeatureService,
+    FeatureView,
+    OnDemandFeatureView,
+    PredictionRoute,
+    Source,
+)
 from ._exceptions import InvalidError, NotFoundError, from_rpc_error
 from ._online import OnlineQuestion
 from ._predict import predict_answer, predict_request
@@ -331,20 +340,62 @@ class Calls:
             The rows with the columns ``prediction``, ``model``, ``model_version``, ``prediction_id`` and
             ``defaults_used`` (the inputs for which neither the request nor the store had a value).
         """
-        rows, message = predict_request(route, entities, request, prediction_ids, now)
+        rows, response = yield from self._predict([route], entities, request, prediction_ids, now, timeout)
+        return predict_answer(rows, response)
+
+    def predict_all(
+        self,
+        routes: Sequence[str],
+        entities: Entities,
+        *,
+        request: Mapping[str, Any] | None = None,
+        prediction_ids: Sequence[str] | None = None,
+        now: Time | None = None,
+        timeout: float | None = None,
+    ) -> Steps[dict[str, Answer]]:
+        """What do several routes say about the same entities?
+
+        What they read of one feature service is fetched once, all are answered by the same versions of models and
+        definitions, and all of them or none.
+
+        Args:
+            routes: Names as of :meth:`predict`, each once.
+            entities: As of :meth:`predict`; a column may be for some of the routes only.
+            request: More of such values by column.
+            prediction_ids: One a row, the same for every route; else each gets its own.
+            now: Stands in for the clock, if the server was started with ``--allow-request-time``.
+            timeout: Seconds this call may take.
+
+        Returns:
+            For each route what :meth:`predict` gives.
+        """
+        rows, response = yield from self._predict(routes, entities, request, prediction_ids, now, timeout)
+        answers = [predict_answer(rows, each) for each in (response, *response.others)]
+        return dict(zip(routes, answers, strict=True))
+
+    def _predict(
+        self,
+        routes: Sequence[str],
+        entities: Entities,
+        request: Mapping[str, Any] | None,
+        prediction_ids: Sequence[str] | None,
+        now: Time | None,
+        timeout: float | None,
+    ) -> Steps[tuple[Any, Any]]:
+        rows, message = predict_request(routes, entities, request, prediction_ids, now)
 
         def attempt(seconds: float | None) -> Steps[Any]:
             return (yield Unary("Predict", message, seconds))
 
         limit = self.connection.timeout if timeout is None else timeout
-        return predict_answer(rows, (yield from self._tried(attempt, limit, again=False)))
+        return rows, (yield from self._tried(attempt, limit, again=False))
 
     def list_definitions(self, kind: str = "", *, timeout: float | None = None) -> Steps[list[dict[str, Any]]]:
         """The definitions the server answers from, each as a dict with its ``kind``.
 
         Args:
-            kind: ``entities``, ``sources``, ``feature_views``, ``on_demand_feature_views`` or
-                ``feature_services``; all if empty.
+            kind: ``entities``, ``sources``, ``feature_views``, ``on_demand_feature_views``,
+                ``feature_services`` or ``prediction_routes``; all if empty.
             timeout: Seconds this call may take.
 
         >>> [entity["name"] for entity in client.list_definitions("entities")]
@@ -377,6 +428,10 @@ class Calls:
         """The feature services that are applied."""
         return (yield from self._list_kind(FeatureService, timeout))
 
+    def list_prediction_routes(self, *, timeout: float | None = None) -> Steps[list[PredictionRoute]]:
+        """The prediction routes that are applied."""
+        return (yield from self._list_kind(PredictionRoute, timeout))
+
     def describe_entity(self, name: str, *, timeout: float | None = None) -> Steps[Entity]:
         """One entity in full."""
         return (yield from self._describe(Entity, name, timeout))
@@ -400,6 +455,10 @@ class Calls:
     def describe_feature_service(self, name: str, *, timeout: float | None = None) -> Steps[FeatureService]:
         """One feature service in full."""
         return (yield from self._describe(FeatureService, name, timeout))
+
+    def describe_prediction_route(self, name: str, *, timeout: float | None = None) -> Steps[PredictionRoute]:
+        """One prediction route in full."""
+        return (yield from self._describe(PredictionRoute, name, timeout))
 
     def catalog(self, *, timeout: float | None = None) -> Steps[Catalog]:
         """What may be asked for, for completion: ``catalog.features.origin_weather.temp``.

@@ -269,8 +269,87 @@ class FeatureService(Definition):
         return [each if isinstance(each, str) else Projection.from_dict(each, unknown=unknown) for each in value]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RouteStep(Record):
+    """One of a route's models that are asked after each other.
+
+    >>> RouteStep(when="ip > 0.8", model="deep@champion", else_="light@champion").to_dict()
+    {'model': 'deep@champion', 'when': 'ip > 0.8', 'else': 'light@champion'}
+    """
+
+    model: str
+    as_: str | None = None
+    """The name of its prediction for the steps after it."""
+    when: str | None = None
+    """The rows that it is asked about, as an SQL condition."""
+    else_: str | None = None
+    """The model for the other rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shadow(Record):
+    """A model that sees what a route sees, and whose answers nobody waits for."""
+
+    model: str
+    percent: float = 100.0
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class Variant(Record):
+    """A model of an experiment, and its share among them."""
+
+    model: str
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Record):
+    """Models among which the values of a column are shared out, the same ones each time."""
+
+    _records: ClassVar[Mapping[str, type[Record]]] = {"variants": Variant}
+
+    name: str
+    unit: str
+    variants: Sequence[Variant]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionLog(Record):
+    """What is remembered of a route's predictions, how safely, and how long."""
+
+    sample: float = 1.0
+    durability: Literal["machine", "process", "none"] = "process"
+    retention: Duration | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRoute(Definition):
+    """What callers ask for predictions by: a `model`, `steps` or a `lookup` answers.
+
+    >>> PredictionRoute(name="delay", model="delay@champion", shadows=[Shadow(model="delay@rival", percent=10)]).to_dict()
+    {'name': 'delay', 'model': 'delay@champion', 'shadows': [{'model': 'delay@rival', 'percent': 10}]}
+    """
+
+    kind: ClassVar[str] = "prediction_routes"
+    _records: ClassVar[Mapping[str, type[Record]]] = {
+        "steps": RouteStep, "shadows": Shadow, "experiment": Experiment, "log": PredictionLog,
+    }  # fmt: skip
+
+    model: str | None = None
+    """``name``, ``name@alias`` or ``name@version``."""
+    steps: Sequence[RouteStep] = ()
+    lookup: str | None = None
+    """``view:feature``: a feature that holds predictions."""
+    fallback: str | None = None
+    shadows: Sequence[Shadow] = ()
+    experiment: Experiment | None = None
+    log: PredictionLog = PredictionLog()
+
+
 KINDS: Mapping[str, type[Definition]] = {
-    kind.kind: kind for kind in (Entity, Source, FeatureView, OnDemandFeatureView, FeatureService)
+    kind.kind: kind
+    for kind in (Entity, Source, FeatureView, OnDemandFeatureView, FeatureService, PredictionRoute)
 }
 """Key of definition files to what stands under it, in the order in which files are read best."""
 

@@ -31,15 +31,22 @@ if TYPE_CHECKING:
 _FORMS = "give a list of dicts, a dict of lists, or an Arrow, pandas or polars table"
 
 
-def to_table(entities: Any, request: Mapping[str, Any] | None = None, *, argument: str = "entities") -> pa.Table:
+def to_table(
+    entities: Any,
+    request: Mapping[str, Any] | None = None,
+    *,
+    argument: str = "entities",
+    dicts_are_maps: bool = False,
+) -> pa.Table:
     """The rows of `entities` with the columns of `request` after them.
 
-    A key that some dicts lack is null there. A pandas index is no column. Messages call the rows `argument`.
+    A key that some dicts lack is null there. A pandas index is no column. Messages call the rows `argument`. A value
+    that is a dict is a struct, or a map.
 
     >>> to_table([{"carrier": "UA"}, {"carrier": "AA"}], {"distance": [1.0, 2.0]}).column_names
     ['carrier', 'distance']
     """
-    table = _to_table(entities, argument)
+    table = _to_table(entities, argument, dicts_are_maps)
     if request is None:
         return table
     values = _columns(request, "request")
@@ -71,7 +78,7 @@ def _refuse_twice(names: list[str], argument: str) -> None:
         raise InvalidError(f"`{argument}` has two columns `{twice[0]}`; rename or drop one of them")
 
 
-def _to_table(entities: Any, argument: str) -> pa.Table:
+def _to_table(entities: Any, argument: str, dicts_are_maps: bool) -> pa.Table:
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if isinstance(entities, pa.Table):
         table = entities
@@ -82,11 +89,11 @@ def _to_table(entities: Any, argument: str) -> pa.Table:
     elif polars is not None and isinstance(entities, polars.DataFrame):
         table = entities.to_arrow()
     elif isinstance(entities, Mapping):
-        return _columns(entities, argument)
+        return _columns(entities, argument, dicts_are_maps)
     elif hasattr(entities, "__arrow_c_stream__"):
         table = _arrow(lambda: pa.table(entities), argument)
     elif isinstance(entities, Iterable) and not isinstance(entities, (str, bytes)):
-        return _rows(list(entities), argument)
+        return _rows(list(entities), argument, dicts_are_maps)
     else:
         raise InvalidError(f"`{argument}` is a {type(entities).__name__}; {_FORMS}")
     _refuse_twice(table.column_names, argument)
@@ -94,14 +101,14 @@ def _to_table(entities: Any, argument: str) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _columns(columns: Mapping[str, Any], argument: str) -> pa.Table:
+def _columns(columns: Mapping[str, Any], argument: str, dicts_are_maps: bool = False) -> pa.Table:
     if not isinstance(columns, Mapping):
         raise InvalidError(f"`{argument}` is a {type(columns).__name__}; give a dict of lists")
     arrays = {}
     for name, values in columns.items():
         if isinstance(values, (str, bytes)) or not isinstance(values, (Iterable, pa.Array, pa.ChunkedArray)):
             raise InvalidError(f"`{argument}` column `{name}` is {values!r}; give a list with one value for each row")
-        arrays[_name(name)] = _array(values, name, argument)
+        arrays[_name(name)] = _array(values, name, argument, dicts_are_maps)
     lengths = {name: len(array) for name, array in arrays.items()}
     first = next(iter(lengths), "")
     for name, length in lengths.items():
@@ -113,13 +120,14 @@ def _columns(columns: Mapping[str, Any], argument: str) -> pa.Table:
     return pa.table(arrays)
 
 
-def _rows(rows: Sequence[Any], argument: str) -> pa.Table:
+def _rows(rows: Sequence[Any], argument: str, dicts_are_maps: bool) -> pa.Table:
     names: dict[str, None] = {}
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             raise InvalidError(f"row {number} of `{argument}` is a {type(row).__name__}; {_FORMS}")
         names.update(dict.fromkeys(map(_name, row)))
-    return pa.table({name: _array([row.get(name) for row in rows], name, argument) for name in names})
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return pa.table({name: _array(values, name, argument, dicts_are_maps) for name, values in columns.items()})
 
 
 def _name(name: Any) -> str:
@@ -128,7 +136,7 @@ def _name(name: Any) -> str:
     return name
 
 
-def _array(values: Any, name: str, argument: str) -> pa.Array | pa.ChunkedArray:
+def _array(values: Any, name: str, argument: str, dicts_are_maps: bool = False) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
     polars = sys.modules.get("polars")
@@ -136,7 +144,22 @@ def _array(values: Any, name: str, argument: str) -> pa.Array | pa.ChunkedArray:
         return values.to_arrow()
     if not hasattr(values, "__array__") and not isinstance(values, Sequence):
         values = list(values)
-    return _arrow(lambda: pa.array(values, from_pandas=hasattr(values, "__array__")), f"{argument}` column `{name}")
+    place = f"{argument}` column `{name}"
+    is_plain = dicts_are_maps and not hasattr(values, "__array__")
+    if is_plain and isinstance(next((value for value in values if value is not None), None), Mapping):
+        return _arrow(lambda: _maps(values), place)
+    return _arrow(lambda: pa.array(values, from_pandas=hasattr(values, "__array__")), place)
+
+
+def _maps(values: Sequence[Any]) -> pa.Array:
+    """Dicts as a column of maps, whatever keys each has."""
+    if any(value is not None and not isinstance(value, Mapping) for value in values):
+        raise TypeError("some values are dicts, and some are not")
+    pairs = [None if value is None else list(value.items()) for value in values]
+    items = [item for pair in pairs for item in pair or ()]
+    keys, inner = pa.array([key for key, _ in items]), pa.array([value for _, value in items])
+    key_type = pa.string() if pa.types.is_null(keys.type) else keys.type
+    return pa.array(pairs, pa.map_(key_type, inner.type))
 
 
 def _arrow(convert: Any, what: str) -> Any:

@@ -25,12 +25,21 @@ _TYPES = {
 
 
 def predict_request(
-    route: str, entities: Any, request: Mapping[str, Any] | None, prediction_ids: Sequence[str] | None, now: Time | None
+    routes: Sequence[str],
+    entities: Any,
+    request: Mapping[str, Any] | None,
+    prediction_ids: Sequence[str] | None,
+    now: Time | None,
 ) -> tuple[pa.Table, pb.PredictRequest]:
-    """The rows, and the message that asks about them."""
+    """The rows, and the message that asks routes about them."""
+    if isinstance(routes, str) or not routes:
+        raise InvalidError("give the names of the routes as a list, one at least")
     rows = to_table(entities, request)
     message = pb.PredictRequest(
-        route=route, entities=[_column(name, rows[name]) for name in rows.column_names], prediction_ids=prediction_ids or ()
+        route=routes[0],
+        other_routes=routes[1:],
+        entities=[_column(name, rows[name]) for name in rows.column_names],
+        prediction_ids=prediction_ids or (),
     )
     if now is not None:
         message.now = to_micros(now, "now")

@@ -30,8 +30,8 @@ class PushResult:
         duplicates: Rows whose event id came before.
         ignored: Rows before the source's ``stream_from``.
         late: Rows later than the stream allows; they are among the dead letters, too.
-        dead_letters: Rows that were refused, and kept with the reason.
-        problems: The first refused rows, counted from 0, and why.
+        dead_letters: Rows that were refused, and accepted ones that an expression of a view fails for, once a view.
+        problems: The first of these, counted from 0, and why.
     """
 
     accepted: int
@@ -61,7 +61,7 @@ def push_messages(source: str, rows: Entities, acknowledge: Acknowledge) -> Iter
     """
     if acknowledge not in _ACKNOWLEDGE:
         raise InvalidError(f"`acknowledge` is {acknowledge!r}; it is 'durable', 'visible' or 'async'")
-    table = to_table(rows, argument="rows")
+    table = to_table(rows, argument="rows", dicts_are_maps=True)
     return _messages(source, table, _ACKNOWLEDGE[acknowledge])
 
 

@@ -24,6 +24,8 @@ class ViewStatus:
     """End of what is materialized; None for static views too."""
     online_table_version: int | None
     """Version of the table that the online values stand for."""
+    fault: str | None = None
+    """Why its stream does not feed it; None: it does, or it has none."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class StreamStatus:
     """The greatest event timestamp accepted so far."""
     accepted: int
     dead_letters: int
+    """Rows that were refused, and events that an expression of a view fails for, once a view."""
     duplicates: int
-    """Events whose id came before; this and what follows since the server started."""
+    """Events whose id came before."""
     late: int
     ignored: int
     """Events before the source's ``stream_from``."""
@@ -44,6 +47,8 @@ class StreamStatus:
     """Records of the log, of all sources, that are not answered online yet."""
     offline_lag_records: int
     """Records of the log, of all sources, that are not in the event tables yet."""
+    fault: str | None = None
+    """Why no events are taken; None: they are."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ def _stream(stream: pb.StreamStatus) -> StreamStatus:
         ignored=stream.ignored,
         online_lag_records=stream.online_lag_records,
         offline_lag_records=stream.offline_lag_records,
+        fault=stream.fault or None,
     )
 
 
@@ -112,4 +118,5 @@ def _view(view: pb.ViewStatus) -> ViewStatus:
         given("table_version"),
         None if until is None else _instant(until),
         given("online_table_version"),
+        view.fault or None,
     )

@@ -21,7 +21,8 @@ SECTIONS = {
     "What there is": ["Catalog", "FeatureReference", "ServerStatus", "ViewStatus", "StreamStatus"],
     "Definitions": [
         "Definition", "Entity", "Source", "Batch", "View", "FeatureView", "Aggregation", "OnDemandFeatureView",
-        "OnDemandFeature", "FeatureService", "Projection", "Field", "DefinitionSet",
+        "OnDemandFeature", "FeatureService", "Projection", "PredictionRoute", "RouteStep", "Shadow", "Experiment",
+        "Variant", "PredictionLog", "Field", "DefinitionSet",
     ],
 }  # fmt: skip
 

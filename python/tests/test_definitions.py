@@ -73,6 +73,48 @@ SERVICE = asof.FeatureService(
     ],
     owner="flights-team",
 )
+ROUTES = [
+    asof.PredictionRoute(
+        name="arrival_delay",
+        model="arrival_delay@champion",
+        shadows=[asof.Shadow(model="arrival_delay@challenger", percent=10, where="carrier = 'UA'")],
+        experiment=asof.Experiment(
+            name="v4_test", unit="tailnum", variants=[asof.Variant("arrival_delay@3", 50), asof.Variant("arrival_delay@4", 50)]
+        ),
+        log=asof.PredictionLog(sample=0.5, durability="machine", retention=timedelta(days=90)),
+        owner="flights-team",
+    ),
+    asof.PredictionRoute(
+        name="fraud",
+        steps=[
+            asof.RouteStep(model="ip_risk@champion", as_="ip"),
+            asof.RouteStep(when="ip > 0.8", model="deep_fraud@champion", else_="light_fraud@champion"),
+        ],
+    ),
+    asof.PredictionRoute(name="nightly", lookup="profile:lat", fallback="recommender"),
+]
+WRITTEN_ROUTES = [
+    {
+        "name": "arrival_delay",
+        "model": "arrival_delay@champion",
+        "shadows": [{"model": "arrival_delay@challenger", "percent": 10, "where": "carrier = 'UA'"}],
+        "experiment": {
+            "name": "v4_test",
+            "unit": "tailnum",
+            "variants": [{"model": "arrival_delay@3", "weight": 50}, {"model": "arrival_delay@4", "weight": 50}],
+        },
+        "log": {"sample": 0.5, "durability": "machine", "retention": "90d"},
+        "owner": "flights-team",
+    },
+    {
+        "name": "fraud",
+        "steps": [
+            {"model": "ip_risk@champion", "as": "ip"},
+            {"model": "deep_fraud@champion", "when": "ip > 0.8", "else": "light_fraud@champion"},
+        ],
+    },
+    {"name": "nightly", "lookup": "profile:lat", "fallback": "recommender"},
+]
 WRITTEN = {
     "entities": [
         {"name": "carrier", "join_keys": [{"name": "carrier", "type": "string", "description": "code"}]},
@@ -145,6 +187,16 @@ WRITTEN = {
 
 def test_a_definition_is_written_with_what_it_refers_to() -> None:
     assert asof.DefinitionSet([SERVICE]).to_dict() == WRITTEN
+
+
+def test_prediction_routes_go_to_files_and_back(tmp_path: Path) -> None:
+    routes = asof.DefinitionSet(ROUTES)
+    assert routes.to_dict() == {"prediction_routes": WRITTEN_ROUTES}
+    assert yaml.safe_load(routes.to_yaml()) == {"prediction_routes": WRITTEN_ROUTES}
+    routes.write(tmp_path / "routes.yaml")
+    assert asof.DefinitionSet.read(tmp_path / "routes.yaml").to_dict() == routes.to_dict()
+    with pytest.raises(asof.InvalidError, match="did you mean `percent`"):
+        asof.PredictionRoute.from_dict({"name": "r", "model": "m", "shadows": [{"model": "n", "percnt": 3}]})
 
 
 def test_the_text_says_the_same_to_any_reader_of_yaml(tmp_path: Path) -> None:

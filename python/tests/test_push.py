@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from conftest import FakeStore
 
 import asof
 from asof._proto import feature_store_pb2 as pb
+from asof._push import push_messages
 
 COUNT = 40_000
 ROWS = pa.table({"carrier": ["UA"] * COUNT, "delay": pa.array(range(COUNT))})
@@ -86,9 +88,12 @@ def test_numbers_that_lose_nothing_are_taken(local: asof.Local) -> None:
         ("level", readings(pa.array([1.0]), pa.array([2**31]))),
         ("level", readings(pa.array([1.0]), pa.array([float("nan")]))),
     ):
-        with pytest.raises(asof.InvalidError, match=f"column `{column}` of source .*: send values that it can hold"):
-            local.push("readings", wrong)
-    assert local.status().streams[0].accepted == 3
+        result = local.push("readings", wrong)
+        ((row, reason),) = result.problems
+        assert (result.accepted, result.dead_letters, row) == (0, 1, 0)
+        assert re.search(f"column `{column}` of source .*: send values that it can hold", reason)
+    with pytest.raises(asof.InvalidError, match="column `level` of source `readings` is string, declared int32"):
+        local.push("readings", readings(pa.array([1.0]), pa.array(["one"])))
 
 
 def test_the_message_is_about_rows(local: asof.Local) -> None:
@@ -98,7 +103,7 @@ def test_the_message_is_about_rows(local: asof.Local) -> None:
 
 def test_the_stream_shows_in_status_and_lists(local: asof.Local) -> None:
     (stream,) = local.status().streams
-    assert stream.source == "readings" and stream.dead_letters == 0
+    assert (stream.source, stream.dead_letters, stream.fault) == ("readings", 4, None)
     (source,) = local.list_sources()
     assert source.stream == {"type": "push"}
 
@@ -110,3 +115,13 @@ def test_a_number_that_no_key_can_be_is_an_unknown_key_over_http(local: asof.Loc
         key, value = json.load(answer)["columns"]
     assert (value["statuses"][0], value["values"][0]) == ("NOT_FOUND", None)
     assert str(key["values"][0]) == device.strip('"')
+
+
+def test_dicts_are_maps() -> None:
+    rows = [{"id": 1, "tags": {"a": 1}}, {"id": 2, "tags": None}, {"id": 3, "tags": {"b": None, "a": 2}}, {"id": 4, "tags": {}}]
+    (message,) = push_messages("clicks", rows, "durable")
+    table = pa.ipc.open_stream(message.arrow_ipc).read_all()
+    assert table.schema.field("tags").type == pa.map_(pa.string(), pa.int64())
+    assert table["tags"].to_pylist() == [[("a", 1)], None, [("b", None), ("a", 2)], []]
+    with pytest.raises(asof.InvalidError, match="`tags` cannot be read: some values are dicts"):
+        push_messages("clicks", [{"tags": {"a": 1}}, {"tags": 5}], "durable")

@@ -16,6 +16,9 @@ def threads(client: asof.Client) -> Iterator[object]:
     yield assert_type(client.get_batch_features(features=["delay"], as_of="2024-01-01"), asof.Answer)
     yield assert_type(client.stream_batch_features(["delay"], ROWS, statuses=True), asof.AnswerStream)
     yield assert_type(client.list_feature_views(), list[asof.FeatureView])
+    yield assert_type(client.list_prediction_routes(), list[asof.PredictionRoute])
+    yield assert_type(client.predict("delay", ROWS, prediction_ids=["one"]), asof.Answer)
+    yield assert_type(client.predict_all(["delay", "rival"], ROWS), dict[str, asof.Answer])
     yield assert_type(client.catalog().features.delay.mean, asof.FeatureReference)
     yield client.get_online_features("delay_v1", ROWS, as_of="2024-01-01")  # type: ignore[call-arg]
     yield client.get_batch_features("delay_v1", ROWS, statuses="yes")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 //! `asof plan` and `asof apply`.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -12,10 +13,12 @@ use super::project::Project;
 use crate::error::{ErrorKind, error_chain};
 use crate::materialization::remove_unknown_views;
 use crate::model_registry::{BrokenModel, broken_models};
+use crate::prediction::{PredictionCatalog, RouteProblem, Scope};
 use crate::registry::{self, Plan, RegistryVersion};
+use crate::retrieval::Catalog;
 use crate::serving::pb::SyncOnlineStoreRequest;
 use crate::serving::pb::admin_client::AdminClient;
-use crate::time::SystemClock;
+use crate::time::{Clock, SystemClock};
 
 #[derive(Debug, Args)]
 pub struct PlanArguments {
@@ -39,18 +42,18 @@ pub struct ApplyArguments {
 
 pub async fn plan(project: &Project, arguments: &PlanArguments, output: Output) -> Result<(), CliError> {
     let plan = make_plan(project, arguments.allow_breaking).await?;
-    let broken = broken_models(&*project.model_registry()?.models().await?, &plan);
-    say_plan(&plan, &broken, output);
-    output.document(&plan_document(&plan, &broken)?);
+    let effects = Effects::of(project, &plan).await?;
+    effects.say(&plan, output);
+    output.document(&effects.document(&plan)?);
     Ok(())
 }
 
 pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) -> Result<(), CliError> {
     let plan = make_plan(project, arguments.allow_breaking).await?;
-    let broken = broken_models(&*project.model_registry()?.models().await?, &plan);
-    say_plan(&plan, &broken, output);
+    let effects = Effects::of(project, &plan).await?;
+    effects.say(&plan, output);
     if plan.is_empty() {
-        let document = plan_document(&plan, &broken)?;
+        let document = effects.document(&plan)?;
         output.document(&json!({"applied": false, "version": plan.base_version, "plan": document}));
         return Ok(());
     }
@@ -60,10 +63,17 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
             project.definitions_folder().display()
         )));
     }
-    if !broken.is_empty() && !plan.is_breaking_allowed() {
-        let listed: String = broken.iter().map(|model| format!("\n  - {model}")).collect();
+    if !effects.broken.is_empty() && !plan.is_breaking_allowed() {
+        let listed: String = effects.broken.iter().map(|model| format!("\n  - {model}")).collect();
         return Err(CliError::Refused(format!(
             "the plan changes what models in use depend on:{listed}\nregister versions that were trained on the change and move the aliases, or apply with `--allow-breaking`"
+        )));
+    }
+    let of_definitions = || effects.problems.iter().filter(|problem| problem.is_of_definitions);
+    if of_definitions().next().is_some() && !plan.is_breaking_allowed() {
+        let listed: String = of_definitions().map(|problem| format!("\n  - {problem}")).collect();
+        return Err(CliError::Refused(format!(
+            "routes could not answer as they are defined:{listed}\nchange them, or apply with `--allow-breaking`"
         )));
     }
     let is_refused = !plan.breaking().is_empty() && !plan.is_breaking_allowed();
@@ -82,31 +92,56 @@ pub async fn run(project: &Project, arguments: &ApplyArguments, output: Output) 
     output.document(&json!({
         "applied": true,
         "version": applied.version,
-        "plan": plan_document(&plan, &broken)?,
+        "plan": effects.document(&plan)?,
         "views_deleted_online": emptied,
     }));
     Ok(())
 }
 
 async fn make_plan(project: &Project, allow_breaking: bool) -> Result<Plan, CliError> {
-    let definitions = project.checked_definitions().await?;
-    let base = project.registry()?.latest().await?;
-    let plan = registry::plan(base.as_ref(), definitions);
+    let base = project.registry()?.latest().await?.map(Arc::new);
+    let definitions = project.definitions_to_apply(base.as_ref()).await?;
+    let plan = registry::plan(base.as_deref(), definitions);
     Ok(if allow_breaking { plan.allow_breaking() } else { plan })
 }
 
-fn say_plan(plan: &Plan, broken: &[BrokenModel], output: Output) {
-    output.say(plan);
-    for model in broken {
-        output.say(format!("breaks model: {model}"));
-    }
+/// What a plan means for models.
+struct Effects {
+    broken: Vec<BrokenModel>,
+    /// What would keep routes and their shadows from being asked.
+    problems: Vec<RouteProblem>,
 }
 
-fn plan_document(plan: &Plan, broken: &[BrokenModel]) -> Result<Value, CliError> {
-    let failed = |error| CliError::Failed(format!("the plan cannot be written as JSON: {error}"));
-    let mut document = serde_json::to_value(plan).map_err(failed)?;
-    document["breaking_models"] = json!(broken);
-    Ok(document)
+impl Effects {
+    async fn of(project: &Project, plan: &Plan) -> Result<Self, CliError> {
+        let registry = project.model_registry()?;
+        let models = registry.models().await?;
+        let broken = broken_models(&models, plan);
+        let mut problems = Vec::new();
+        if !plan.definitions.prediction_routes.is_empty() {
+            let features = Arc::new(Catalog::new(Arc::new(plan.next_version(SystemClock.now())))?);
+            problems = PredictionCatalog::build(features, models, &registry, None, Scope::Routes).await.problems();
+        }
+        Ok(Effects { broken, problems })
+    }
+
+    fn say(&self, plan: &Plan, output: Output) {
+        output.say(plan);
+        for model in &self.broken {
+            output.say(format!("breaks model: {model}"));
+        }
+        for problem in &self.problems {
+            eprintln!("warning: {problem}");
+        }
+    }
+
+    fn document(&self, plan: &Plan) -> Result<Value, CliError> {
+        let failed = |error| CliError::Failed(format!("the plan cannot be written as JSON: {error}"));
+        let mut document = serde_json::to_value(plan).map_err(failed)?;
+        document["breaking_models"] = json!(self.broken);
+        document["route_problems"] = json!(self.problems);
+        Ok(document)
+    }
 }
 
 /// Asks on a terminal; elsewhere `--yes` has to say it.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -10,12 +11,16 @@ use super::error::CliError;
 use super::online_access::OnlineAccess;
 use super::output::Output;
 use super::project::Project;
-use super::rebuild_online::rebuild_streams;
-use crate::materialization::sync_view;
-use crate::online_store::{RocksDbOnlineStore, RocksDbOptions, Snapshot};
+use super::streams::{close_streams, streamed_sources};
+use crate::materialization::{remove_unknown_views, sync_view};
+use crate::online_store::{OnlineStore, Snapshot};
 use crate::serving::pb::CheckpointRequest;
 use crate::serving::pb::admin_client::AdminClient;
+use crate::stream_ingestion::forget_streams;
 use crate::time::{Clock, SystemClock};
+
+/// Work that ends lets go of a store within milliseconds.
+const CLOSE_TRIES: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub struct BackupArguments {
@@ -54,48 +59,37 @@ pub async fn backup(project: &Project, arguments: &BackupArguments, output: Outp
     Ok(())
 }
 
-/// Makes the online store that of a snapshot, and brings it up to the tables of the offline store.
+/// Makes the online store that of a snapshot, brought up to the tables of the offline store. Until that is done it
+/// stands beside the store that is there, so that a restore that fails, or is killed, changes nothing.
 pub async fn restore(project: &Project, arguments: &RestoreArguments, output: Output) -> Result<(), CliError> {
-    let path = project.online_store_path();
-    if path.exists() {
-        // Refused while a server, or another command, has it.
-        drop(project.open_online_store()?);
-        if !arguments.replace {
-            let message = format!("there is an online store at {}; --replace moves it away", path.display());
-            return Err(CliError::Refused(message));
-        }
+    let (path, before) = (project.online_store_path(), project.online_store_path().with_extension("before-restore"));
+    // Refused while a server, or another command, has it; held, so that none takes it meanwhile.
+    let replaced = path.exists().then(|| project.open_online_store()).transpose()?;
+    if replaced.is_some() && !arguments.replace {
+        let message = format!("there is an online store at {}; --replace moves it away", path.display());
+        return Err(CliError::Refused(message));
+    }
+    if replaced.is_some() && before.exists() {
+        let message = format!("{} is there still, from a restore before; delete it first", before.display());
+        return Err(CliError::Refused(message));
     }
     let new = RemovedOnDrop(path.with_extension("restoring"));
     remove_folder(&new.0)?;
-    let snapshot = Snapshot::fetch(&arguments.location, &new.0.join("db")).await?;
-    // What cannot be opened takes nobody's place.
-    drop(RocksDbOnlineStore::open(&RocksDbOptions::new(&new.0), Arc::new(SystemClock))?);
+    let snapshot = Snapshot::fetch(&arguments.location, &new.0.join("db"), &project.settings.project).await?;
+    let store = project.open_online_store_at(new.0.clone())?;
+    store.verify()?;
+    let store: Arc<dyn OnlineStore> = Arc::new(store);
+    let (put, deleted) = bring_up(project, Arc::clone(&store)).await?;
+    close(store).await?;
+    drop(replaced);
     let failed = |action: &str, path: &Path| {
         let action = format!("{action} {}", path.display());
         move |source| CliError::Io { action, source }
     };
     if path.exists() {
-        let before = path.with_extension("before-restore");
-        if before.exists() {
-            let message = format!("{} is there still, from a restore before; delete it first", before.display());
-            return Err(CliError::Refused(message));
-        }
         std::fs::rename(&path, &before).map_err(failed("move away", &path))?;
     }
     std::fs::rename(&new.0, &path).map_err(failed("put in place", &path))?;
-    let store = project.open_online_store()?;
-    let (mut put, mut deleted) = (0, 0);
-    if let Some(registry) = project.registry()?.latest().await? {
-        let registry = Arc::new(registry);
-        let (offline, engine) = (project.offline_store()?, project.engine()?);
-        crate::materialization::remove_unknown_views(store.as_ref(), &registry)?;
-        for view in &registry.definitions.feature_views {
-            let synced = sync_view(&registry, view, &offline, store.as_ref(), &engine).await?;
-            (put, deleted) = (put + synced.rows_put, deleted + synced.rows_deleted);
-        }
-        // What streams brought since the snapshot stands in the event tables.
-        rebuild_streams(project, &registry, Arc::clone(&store), &[]).await?;
-    }
     output.say(format!("restored what was there at {}", snapshot.created_at));
     output.say(format!("brought up to the tables: {put} rows put, {deleted} deleted"));
     output.document(&json!({
@@ -105,6 +99,36 @@ pub async fn restore(project: &Project, arguments: &RestoreArguments, output: Ou
         "rows_deleted": deleted,
     }));
     Ok(())
+}
+
+/// Brings a store up to the tables of the offline store, by what changed; what streams brought is built anew, with the
+/// ids of events. Gives the rows put and deleted.
+async fn bring_up(project: &Project, store: Arc<dyn OnlineStore>) -> Result<(u64, u64), CliError> {
+    let Some(registry) = project.registry()?.latest().await? else { return Ok((0, 0)) };
+    let registry = Arc::new(registry);
+    let (offline, engine) = (project.offline_store()?, project.engine()?);
+    remove_unknown_views(store.as_ref(), &registry)?;
+    let (mut put, mut deleted) = (0, 0);
+    for view in &registry.definitions.feature_views {
+        let synced = sync_view(&registry, view, &offline, store.as_ref(), &engine).await?;
+        (put, deleted) = (put + synced.rows_put, deleted + synced.rows_deleted);
+    }
+    if streamed_sources(&registry.definitions).next().is_some() {
+        forget_streams(store.as_ref(), &registry)?;
+        close_streams(&*project.open_streams(&registry, store).await?).await;
+    }
+    Ok((put, deleted))
+}
+
+/// A store that is to be moved must not be written any more.
+async fn close(mut store: Arc<dyn OnlineStore>) -> Result<(), CliError> {
+    for _ in 0..CLOSE_TRIES {
+        if Arc::get_mut(&mut store).is_some() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(CliError::Failed("the restored store is still written to; try again".to_owned()))
 }
 
 fn remove_folder(folder: &Path) -> Result<(), CliError> {

@@ -101,7 +101,7 @@ async fn view_plan(project: &Project, name: &str, arguments: &ExplainArguments) 
 
 async fn request_plan(project: &Project, arguments: &RequestArguments, spine: &str) -> Result<DataFrame, CliError> {
     let catalog = project.catalog().await?;
-    project.settle_streams(&catalog.registry).await?;
+    project.settle_streams(&catalog.registry, &[]).await?;
     let selection = match &arguments.service {
         Some(service) => FeatureSelection::Service(service.clone()),
         None => FeatureSelection::References(arguments.features.clone()),

@@ -12,7 +12,7 @@ use super::files::{check_target, write_rows};
 use super::output::Output;
 use super::project::Project;
 use super::spine::read_spine;
-use crate::definition::FeatureViewName;
+use crate::definition::{FeatureViewName, SourceName};
 use crate::retrieval::{AskedTimes, BatchRequest, FeatureSelection, TableVersion};
 use crate::settings::resolve;
 use crate::time::{EventTimestamp, TimeRange};
@@ -86,8 +86,9 @@ pub async fn run(project: &Project, arguments: &GetBatchFeaturesArguments, outpu
         Some(version) => project.catalog_at(version).await?,
         None => project.catalog().await?,
     };
-    project.settle_streams(&catalog.registry).await?;
     let selection = arguments.selection.selection();
+    let sources: Vec<SourceName> = catalog.resolve(&selection, true)?.sources().cloned().collect();
+    project.settle_streams(&catalog.registry, &sources).await?;
     let request = BatchRequest {
         times: asked_times(project, &catalog, &selection, arguments).await?,
         selection,

@@ -13,7 +13,7 @@ use super::explain::unknown_view;
 use super::online_access::OnlineAccess;
 use super::output::Output;
 use super::project::Project;
-use crate::definition::{FeatureView, ViewInput};
+use crate::definition::{FeatureView, SourceName, ViewInput};
 use crate::materialization::{Bounds, Job, MaterializedView, Progress, remove_unknown_views, sync_view};
 use crate::registry::RegistryVersion;
 use crate::serving::pb::SyncOnlineStoreRequest;
@@ -48,7 +48,8 @@ pub async fn run(project: &Project, arguments: &MaterializeArguments, output: Ou
     TimeRange::new(start, Some(end))?;
     let registry = project.applied().await?;
     let views = chosen_views(&registry, &arguments.views)?;
-    project.settle_streams(&registry).await?;
+    let sources: Vec<SourceName> = views.iter().flat_map(|view| view.input.sources()).cloned().collect();
+    project.settle_streams(&registry, &sources).await?;
     let job = project.job(Arc::clone(&registry))?;
     let mut documents = Vec::new();
     for view in &views {
@@ -167,7 +168,10 @@ fn describe(view: &FeatureView, done: Option<&MaterializedView>, uploaded: &Uplo
         done.view, done.rows_read, done.rows_written, done.table_version, done.seconds, uploaded.rows_put
     );
     if done.rows_skipped > 0 {
-        text.push_str(&format!("; {} without key or event timestamp skipped", done.rows_skipped));
+        text.push_str(&format!(
+            "; {} without key or event timestamp, or not to be computed, skipped",
+            done.rows_skipped
+        ));
     }
     if done.rows_repeated > 0 {
         text.push_str(&format!("; {} repeated rows kept once", done.rows_repeated));

@@ -20,6 +20,7 @@ mod output;
 mod predictions;
 mod project;
 mod push;
+mod push_file;
 mod rebuild_online;
 mod serve;
 mod spine;
@@ -85,7 +86,7 @@ enum Command {
     /// Serve gRPC and HTTP.
     Serve(serve::ServeArguments),
     /// Take in what streams bring, without serving.
-    Stream,
+    Stream(stream::StreamArguments),
     /// Register models, move their aliases, look at them.
     Models(models::ModelsArguments),
     /// Replay logged predictions, or explain one.
@@ -120,7 +121,12 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return output::refuse_arguments(&error, std::env::args_os()),
     };
-    if !matches!(arguments.command, Command::Serve(_) | Command::Stream | Command::BenchEcho(_)) {
+    let goes_on = match &arguments.command {
+        Command::Serve(_) | Command::BenchEcho(_) => true,
+        Command::Stream(arguments) => arguments.is_worker(),
+        _ => false,
+    };
+    if !goes_on {
         share_memory();
     }
     start_tracing();
@@ -177,7 +183,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Backup(arguments) => backup::backup(&project()?, &arguments, output).await,
         Command::Restore(arguments) => backup::restore(&project()?, &arguments, output).await,
         Command::Serve(arguments) => serve::run(project()?, &arguments, output).await,
-        Command::Stream => stream::run(project()?, output).await,
+        Command::Stream(arguments) => stream::run(project()?, arguments, output).await,
         Command::Models(arguments) => models::run(folder.as_deref(), arguments, output).await,
         Command::Predictions(arguments) => predictions::run(&project()?, arguments, output).await,
         Command::PredictBatch(arguments) => predictions::run_batch(&project()?, &arguments, output).await,
@@ -187,7 +193,7 @@ async fn run(arguments: Arguments, output: Output) -> Result<(), CliError> {
         Command::Status => status::run(&project()?, output).await,
         Command::Optimize(arguments) => optimize::run(&project()?, &arguments, output).await,
         Command::Vacuum(arguments) => vacuum::run(&project()?, &arguments, output).await,
-        Command::Tokens(arguments) => tokens::run(&project()?, &arguments, output),
+        Command::Tokens(arguments) => tokens::run(&project()?, &arguments, output).await,
         Command::BenchEcho(arguments) => bench_echo::run(&arguments, output).await,
         Command::BenchServe(arguments) => bench_serve::run(&project()?, &arguments, output).await,
     }

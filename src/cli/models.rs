@@ -2,20 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use clap::{Args, Subcommand};
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{CsvReadOptions, ParquetReadOptions};
 use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::output::{Output, table};
 use super::project::Project;
+use crate::definition::Definitions;
 use crate::model_registry::{
-    ModelReference, ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
+    ModelRegistry, ModelRegistryError, Registration, Scalar, SignatureRequest, prepare, read_mlflow,
 };
 use crate::model_runtime::{InputKind, InputRows, LoadOptions, Model, ModelFormat};
+use crate::serving::columns::encode_column;
+use crate::serving::json::values_to_json;
 use crate::serving::prediction::model_document;
 use crate::settings::resolve;
 use crate::time::SystemClock;
+
+/// Bytes of a model's file.
+const MODEL_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct ModelsArguments {
@@ -64,7 +77,7 @@ struct RegisterArguments {
     /// Metrics of the training, name=number.
     #[arg(long, num_args = 1.., value_name = "NAME=NUMBER")]
     metrics: Vec<String>,
-    /// Lines of JSON with inputs and `prediction`: the model has to answer so.
+    /// Rows with inputs and `prediction` (.ndjson, .csv or .parquet): the model has to answer so.
     #[arg(long, value_name = "FILE")]
     golden: Option<PathBuf>,
     /// What the model was trained on, as JSON: such as the FILE.asof.json of its training set.
@@ -136,6 +149,11 @@ impl Project {
     pub fn model_registry(&self) -> Result<ModelRegistry, CliError> {
         Ok(ModelRegistry::open(&resolve(&self.folder, &self.settings.registry))?)
     }
+
+    /// Those that are applied, none before the first.
+    async fn definitions_or_none(&self) -> Result<Definitions, CliError> {
+        Ok(self.registry()?.latest().await?.map(|applied| applied.definitions).unwrap_or_default())
+    }
 }
 
 pub async fn run(project: Option<&Path>, arguments: ModelsArguments, output: Output) -> Result<(), CliError> {
@@ -161,7 +179,7 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
             inputs = model.inputs;
         }
     }
-    let bytes = std::fs::read(&file).map_err(|source| read_error(&file, source))?;
+    let bytes = read_model(&file)?;
     let format = arguments.format.map(|text| text.parse::<ModelFormat>()).transpose();
     let defaults = arguments.defaults.iter().map(|text| default(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
     let metrics = arguments.metrics.iter().map(|text| metric(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
@@ -170,6 +188,10 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
         let wrong = |error: serde_json::Error| data(&path, error.to_string());
         serde_json::from_str::<Value>(&text).map_err(wrong)
     });
+    let golden = match &arguments.golden {
+        Some(path) => Some(golden_lines(project, path).await?),
+        None => None,
+    };
     let asked = Registration {
         name: arguments.name,
         service: arguments.service,
@@ -179,7 +201,7 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
         takes_matrix: arguments.matrix,
         metrics,
         training: training.transpose()?,
-        golden: arguments.golden.as_deref().map(read_text).transpose()?,
+        golden,
         owner: arguments.owner,
         description: arguments.description,
     };
@@ -190,6 +212,43 @@ async fn register(project: &Project, arguments: RegisterArguments, output: Outpu
     output.document(&json!({"model": registered.model, "version": registered.version, "sha256": registered.sha256,
         "format": registered.format, "inputs": registered.inputs, "golden": registered.golden.as_ref().map(|g| g.rows)}));
     Ok(())
+}
+
+/// Golden rows as lines of JSON.
+async fn golden_lines(project: &Project, path: &Path) -> Result<String, CliError> {
+    let wrong = |error: DataFusionError| data(path, error.strip_backtrace());
+    let (context, text) = (project.engine()?.session(), path.to_string_lossy());
+    let frame = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => context.read_csv(text.as_ref(), CsvReadOptions::new()).await,
+        Some("parquet") => context.read_parquet(text.as_ref(), ParquetReadOptions::default()).await,
+        _ => return read_text(path),
+    };
+    let mut lines = String::new();
+    for batch in frame.map_err(wrong)?.collect().await.map_err(wrong)? {
+        let schema = batch.schema();
+        let columns = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
+            let array = plain(array).map_err(|error| data(path, error.to_string()))?;
+            let values = values_to_json(&encode_column(field.name(), &array));
+            let wrong = || data(path, format!("column `{}` is {}", field.name(), field.data_type()));
+            (values.len() == batch.num_rows()).then_some((field.name(), values)).ok_or_else(wrong)
+        });
+        let columns = columns.collect::<Result<Vec<_>, CliError>>()?;
+        for row in 0..batch.num_rows() {
+            let values = columns.iter().map(|(name, values)| ((*name).clone(), values[row].clone()));
+            lines.push_str(&Value::Object(values.collect()).to_string());
+            lines.push('\n');
+        }
+    }
+    Ok(lines)
+}
+
+/// Texts without views and dictionaries, and whole numbers of one size.
+fn plain(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match array.data_type() {
+        DataType::Utf8View | DataType::LargeUtf8 | DataType::Dictionary(..) => cast(array, &DataType::Utf8),
+        kind if kind.is_integer() => cast(array, &DataType::Int64),
+        _ => Ok(Arc::clone(array)),
+    }
 }
 
 async fn list(project: &Project, output: Output) -> Result<(), CliError> {
@@ -226,7 +285,13 @@ async fn show(project: &Project, arguments: &ShowArguments, output: Output) -> R
 async fn alias(project: &Project, arguments: &AliasArguments, output: Output) -> Result<(), CliError> {
     let AliasArguments { model, alias, version, remove: _, expected } = arguments;
     let expected = expected.map(|version| (version > 0).then_some(version));
-    let moved = project.model_registry()?.set_alias(model, alias, *version, expected, &SystemClock).await?;
+    let registry = project.model_registry()?;
+    let moved = match version {
+        Some(_) => registry.set_alias(model, alias, *version, expected, &SystemClock).await?,
+        None => {
+            registry.remove_alias(model, alias, expected, &project.definitions_or_none().await?, &SystemClock).await?
+        }
+    };
     let from = moved.model(model)?.history.last().and_then(|(_, moved)| moved.from);
     output.say(match version {
         Some(version) => format!("{model}@{alias} is version {version}."),
@@ -238,22 +303,8 @@ async fn alias(project: &Project, arguments: &AliasArguments, output: Output) ->
 
 async fn retire(project: &Project, arguments: &RetireArguments, output: Output) -> Result<(), CliError> {
     let RetireArguments { model, version } = arguments;
-    let registry = project.model_registry()?;
-    // A route that names the version would be left without.
-    if let Some(applied) = project.registry()?.latest().await? {
-        let names = |text: &str| {
-            text.parse::<ModelReference>()
-                .is_ok_and(|named| named.model == *model && named.pointer == version.to_string())
-        };
-        let mut routes = applied.definitions.prediction_routes.iter();
-        if let Some(route) = routes.find(|route| route.models().iter().any(|text| names(text))) {
-            return Err(CliError::Refused(format!(
-                "version {version} of model `{model}` is named by route `{}`; change the route first",
-                route.name
-            )));
-        }
-    }
-    registry.retire(model, *version, &SystemClock).await?;
+    let definitions = project.definitions_or_none().await?;
+    project.model_registry()?.retire(model, *version, &definitions, &SystemClock).await?;
     output.say(format!("{model} version {version} is retired."));
     output.document(&json!({"model": model, "retired": version}));
     Ok(())
@@ -311,7 +362,7 @@ fn bench(arguments: &BenchArguments, output: Output) -> Result<(), CliError> {
 }
 
 fn load_file(file: &Path, prediction_output: Option<String>) -> Result<Model, CliError> {
-    let bytes = std::fs::read(file).map_err(|source| read_error(file, source))?;
+    let bytes = read_model(file)?;
     let format = ModelFormat::detect(&bytes).map_err(ModelRegistryError::from)?;
     let model = Model::load(format, &bytes, &LoadOptions { output: prediction_output });
     Ok(model.map_err(ModelRegistryError::from)?)
@@ -375,6 +426,15 @@ fn metric(text: &str) -> Result<(String, f64), CliError> {
 
 fn pair(text: &str) -> Result<(&str, &str), CliError> {
     text.split_once('=').ok_or_else(|| CliError::Usage(format!("`{text}` has to be name=value")))
+}
+
+fn read_model(file: &Path) -> Result<Vec<u8>, CliError> {
+    let found = std::fs::metadata(file).map_err(|source| read_error(file, source))?;
+    if !found.is_file() || found.len() > MODEL_BYTES_MAX {
+        let problem = if found.is_file() { "it is larger than 1 GiB" } else { "it is no file" };
+        return Err(data(file, problem.to_owned()));
+    }
+    std::fs::read(file).map_err(|source| read_error(file, source))
 }
 
 fn read_text(path: &Path) -> Result<String, CliError> {

@@ -129,10 +129,17 @@ impl Project {
     /// # Errors
     /// [`OnlineStoreError::Locked`] while another process has it.
     pub fn open_online_store(&self) -> Result<Arc<dyn OnlineStore>, OnlineStoreError> {
+        Ok(Arc::new(self.open_online_store_at(self.online_store_path())?))
+    }
+
+    /// A store in another place, with the project's settings.
+    ///
+    /// # Errors
+    /// As of [`Self::open_online_store`].
+    pub fn open_online_store_at(&self, path: PathBuf) -> Result<RocksDbOnlineStore, OnlineStoreError> {
         let OnlineStoreSettings::Rocksdb { history, block_cache, .. } = self.settings.online_store;
-        let path = self.online_store_path();
         let options = RocksDbOptions { path, history, block_cache_bytes: block_cache };
-        Ok(Arc::new(RocksDbOnlineStore::open(&options, Arc::new(SystemClock))?))
+        RocksDbOnlineStore::open(&options, Arc::new(SystemClock))
     }
 
     /// The store with what is asked for often kept in memory, for a server.

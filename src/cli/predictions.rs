@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{Field, Schema};
+use arrow::array::{
+    Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Schema};
 use clap::{Args, Subcommand};
 use datafusion::prelude::{Expr, col, lit};
 use futures::StreamExt;
@@ -16,7 +19,9 @@ use super::online_access::OnlineAccess;
 use super::output::Output;
 use super::project::Project;
 use super::spine::read_spine;
-use crate::prediction::{LogRow, PredictionCatalog, archive_left, log_rows, predict_batch, read_log, replay};
+use crate::prediction::{
+    LogRow, PredictionCatalog, PredictionError, Scope, archive_left, log_rows, predict_batch, read_log, replay,
+};
 use crate::retrieval::BatchAnswer;
 use crate::serving::pb::FlushPredictionsRequest;
 use crate::serving::pb::prediction_client::PredictionClient;
@@ -101,10 +106,12 @@ impl Project {
         Ok(log_rows(&batches)?)
     }
 
-    async fn prediction_catalog(&self) -> Result<PredictionCatalog, CliError> {
+    /// What one route, or one model by reference, is asked from.
+    pub async fn prediction_catalog(&self, route: &str) -> Result<PredictionCatalog, CliError> {
         let registry = self.model_registry()?;
         let models = registry.models().await?;
-        Ok(PredictionCatalog::build(Arc::new(self.catalog().await?), models, &registry, None).await)
+        let features = Arc::new(self.catalog().await?);
+        Ok(PredictionCatalog::build(features, models, &registry, None, Scope::One(route)).await)
     }
 }
 
@@ -125,6 +132,10 @@ async fn replay_logged(project: &Project, arguments: &ReplayArguments, output: O
     conditions.extend(instant(&arguments.start)?.map(|start| col("sent_at").gt_eq(time(start))));
     conditions.extend(instant(&arguments.end)?.map(|end| col("sent_at").lt(time(end))));
     let rows = project.logged(conditions.into_iter().reduce(Expr::and)).await?;
+    if let (Some(route), true) = (&arguments.route, rows.is_empty()) {
+        // It may be a name that never was.
+        project.prediction_catalog(route).await?.check_name(route)?;
+    }
     let report = replay(&project.model_registry()?, &rows).await?;
     for difference in &report.differences {
         output.say(format!(
@@ -162,7 +173,7 @@ async fn explain(project: &Project, arguments: &ExplainArguments, output: Output
     let id = &arguments.prediction_id;
     let rows = project.logged(Some(col("prediction_id").eq(lit(id.as_str())))).await?;
     if rows.is_empty() {
-        return Err(crate::prediction::PredictionError::UnknownPrediction { id: id.clone() }.into());
+        return Err(PredictionError::UnknownPrediction { id: id.clone() }.into());
     }
     let documents: Vec<Value> = rows.iter().map(row_document).collect();
     for document in &documents {
@@ -202,8 +213,8 @@ fn row_document(row: &LogRow) -> Value {
 pub async fn run_batch(project: &Project, arguments: &PredictBatchArguments, output: Output) -> Result<(), CliError> {
     let started = std::time::Instant::now();
     check_target(&arguments.out)?;
-    let catalog = project.prediction_catalog().await?;
-    project.settle_streams(&catalog.features.registry).await?;
+    let catalog = project.prediction_catalog(&arguments.route).await?;
+    project.settle_streams(&catalog.features.registry, &[]).await?;
     let plan = catalog.route(&arguments.route)?;
     let Some(read) = plan.reads.first() else {
         return Err(CliError::Usage(format!("route `{}` reads no features", arguments.route)));
@@ -258,7 +269,7 @@ pub async fn training_set(project: &Project, arguments: &TrainingSetArguments, o
     Ok(())
 }
 
-/// One row a prediction: its id and time, the join keys, what the model saw, and what it said.
+/// One row a prediction: its id and time, the join keys, what the model saw, what it said, and which one it was.
 fn training_rows(rows: &[LogRow]) -> Result<RecordBatch, arrow::error::ArrowError> {
     let keys: Vec<Map<String, Value>> =
         rows.iter().map(|row| serde_json::from_str(&row.entity_keys).unwrap_or_default()).collect();
@@ -303,9 +314,23 @@ fn training_rows(rows: &[LogRow]) -> Result<RecordBatch, arrow::error::ArrowErro
         };
         columns.push((name.to_owned(), array));
     }
-    let prediction = rows.iter().map(|row| row.prediction.first().copied()).collect::<Float64Array>();
-    columns.push(("prediction".to_owned(), Arc::new(prediction)));
+    columns.push(("prediction".to_owned(), predictions(rows)));
+    columns
+        .push(("model".to_owned(), Arc::new(rows.iter().map(|row| Some(row.model.as_str())).collect::<StringArray>())));
+    let versions = rows.iter().map(|row| row.version as i64);
+    columns.push(("model_version".to_owned(), Arc::new(Int64Array::from_iter_values(versions))));
     let fields: Vec<Field> =
         columns.iter().map(|(name, array)| Field::new(name, array.data_type().clone(), true)).collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into_iter().map(|(_, array)| array).collect())
+}
+
+/// float64, or list<float64> where there are several numbers a row.
+fn predictions(rows: &[LogRow]) -> ArrayRef {
+    let numbers = rows.iter().flat_map(|row| row.prediction.iter().copied());
+    if rows.iter().all(|row| row.prediction.len() == 1) {
+        return Arc::new(Float64Array::from_iter_values(numbers));
+    }
+    let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| row.prediction.len()));
+    let item = Arc::new(Field::new_list_field(DataType::Float64, true));
+    Arc::new(ListArray::new(item, offsets, Arc::new(Float64Array::from_iter_values(numbers)), None))
 }

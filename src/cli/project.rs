@@ -12,10 +12,11 @@ use crate::diagnostics::Reporter;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, error_chain};
 use crate::materialization::Job;
-use crate::offline_store::OfflineStore;
+use crate::offline_store::{EventKind, OfflineStore};
 use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog};
 use crate::settings::{Settings, resolve};
+use crate::stream_ingestion::unstorable;
 
 const SETTINGS_FILE: &str = "asof.yaml";
 const DEFINITIONS_FOLDER: &str = "feature_defs";
@@ -110,6 +111,52 @@ impl Project {
         let errors = self.compile(&mut written.definitions).await?;
         written.report(errors)?;
         Ok(written.definitions)
+    }
+
+    /// As [`Self::checked_definitions`], and that event tables can hold what streams are to bring.
+    ///
+    /// # Errors
+    /// As of [`Self::checked_definitions`].
+    pub async fn definitions_to_apply(&self, base: Option<&Arc<RegistryVersion>>) -> Result<Definitions, CliError> {
+        let mut written = self.written_definitions()?;
+        let mut errors = self.compile(&mut written.definitions).await?;
+        errors.extend(self.compare_event_tables(&written.definitions, base).await?);
+        written.report(errors)?;
+        Ok(written.definitions)
+    }
+
+    /// Columns of streams whose event tables hold values of another type.
+    async fn compare_event_tables(
+        &self,
+        definitions: &Definitions,
+        base: Option<&Arc<RegistryVersion>>,
+    ) -> Result<Vec<CompileError>, CliError> {
+        let store = self.offline_store()?;
+        let columns = |source: &Source| source.stream.as_ref().map(|stream| stream.columns.clone());
+        let is_changed = |base: &RegistryVersion| {
+            let before = |source: &Source| base.definitions.source(source.name.as_str()).and_then(columns);
+            definitions
+                .sources
+                .iter()
+                .any(|source| before(source).is_some_and(|before| columns(source) != Some(before)))
+        };
+        if let Some(base) = base.filter(|base| is_changed(base)) {
+            // What is acknowledged may be in no table yet.
+            self.settle_streams(base, &[]).await?;
+        }
+        let mut errors = Vec::new();
+        for source in &definitions.sources {
+            let Some(stream) = &source.stream else { continue };
+            let Some(table) = store.event_table(EventKind::Accepted, &source.name).await? else { continue };
+            let schema = table.schema()?;
+            errors.extend(unstorable(stream, &schema).map(|(column, stored)| CompileError::EventTableType {
+                name: source.name.clone(),
+                column: column.name.clone(),
+                declared: column.value_type.clone(),
+                stored,
+            }));
+        }
+        Ok(errors)
     }
 
     /// Gives streams the columns of their sources, and tells which cannot be.

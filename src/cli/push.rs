@@ -8,7 +8,6 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 use clap::{Args, ValueEnum};
-use datafusion::prelude::DataFrame;
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -19,15 +18,15 @@ use super::error::CliError;
 use super::online_access::{Connection, OnlineAccess};
 use super::output::Output;
 use super::project::Project;
-use crate::compile::Compiler;
-use crate::definition::{BatchLocation, Definitions, FileFormat, Source, nearest};
+use super::push_file::{FileRows, PushedFile, ROWS_MAX};
+use super::streams::close_streams;
+use crate::definition::Source;
+use crate::diagnostics::help_with_names;
 use crate::registry::RegistryVersion;
 use crate::serving::pb::feature_store_client::FeatureStoreClient;
 use crate::serving::pb::{self, push_request::Rows};
-use crate::stream_ingestion::{Acknowledge, Ingestion, PushSummary, PushedRows};
+use crate::stream_ingestion::{Acknowledge, Ingestion, PassedOver, PushSummary, PushedRows};
 
-/// Rows of one message.
-const BATCH_ROWS: usize = 16 * 1024;
 /// Batches that are on their way to the log.
 const SETTLING_MAX: usize = 16;
 
@@ -53,17 +52,18 @@ enum WaitFor {
 pub async fn run(project: &Project, arguments: &PushArguments, output: Output) -> Result<(), CliError> {
     let started = Instant::now();
     let registry = project.applied().await?;
-    let source = pushed_source(&registry, &arguments.source)?;
-    let frame = file_rows(project, source, &arguments.file).await?;
-    // The first reading finds what is wrong anywhere, before a row is pushed.
-    let total = count(frame.clone()).await?;
+    let source = streamed_source(&registry, &arguments.source)?;
+    let file = PushedFile::new(&arguments.file)?;
+    // The first reading finds a file that is broken anywhere, before a row is pushed.
+    let total = count(file.rows(project, source).await?).await?;
+    let rows = file.rows(project, source).await?;
     let bar = start_bar(total, output);
     let summary = match project.online_access().await? {
-        OnlineAccess::Server(channel) => push_to_server(channel, source, frame, arguments.wait_for, &bar).await,
+        OnlineAccess::Server(channel) => push_to_server(channel, source, rows, arguments.wait_for, &bar).await,
         OnlineAccess::Store(store) => {
             let ingestion = project.open_streams(&registry, store).await?;
-            let pushed = push_here(&ingestion, source, frame, &bar).await;
-            ingestion.close().await?;
+            let pushed = push_here(&ingestion, source, rows, &bar).await;
+            close_streams(&ingestion).await;
             pushed
         }
     };
@@ -72,71 +72,43 @@ pub async fn run(project: &Project, arguments: &PushArguments, output: Output) -
     Ok(())
 }
 
-fn pushed_source<'r>(registry: &'r RegistryVersion, name: &str) -> Result<&'r Source, CliError> {
+/// The source of this name, which has a stream.
+pub(super) fn streamed_source<'r>(registry: &'r RegistryVersion, name: &str) -> Result<&'r Source, CliError> {
     let sources = &registry.definitions.sources;
     let Some(source) = sources.iter().find(|source| source.name.as_str() == name) else {
-        let hint = nearest(name, sources.iter().map(|source| source.name.as_str()));
-        let hint = hint.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-        return Err(CliError::NotFound(format!("there is no source `{name}`{hint}")));
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        let help = help_with_names(name, "sources", &names);
+        return Err(CliError::NotFound(format!("there is no source `{name}`; {help}")));
     };
     match source.stream {
         Some(_) => Ok(source),
         None => Err(CliError::Refused(format!(
-            "source `{name}` takes no pushed rows: it has no `stream`; add `stream: {{type: push}}` and apply it"
+            "source `{name}` takes no events: it has no `stream`; add `stream: {{type: push}}` and apply it"
         ))),
     }
 }
 
-/// The rows of a file as rows of the source: renamed, and in the types of its columns.
-async fn file_rows(project: &Project, source: &Source, file: &str) -> Result<DataFrame, CliError> {
-    let path = std::path::absolute(file);
-    let path = path.map_err(|source| CliError::Io { action: "tell the working directory".to_owned(), source })?;
-    let format = match path.extension().and_then(|ending| ending.to_str()) {
-        Some("parquet") => FileFormat::Parquet,
-        Some("csv") => FileFormat::Csv,
-        Some("ndjson" | "json" | "jsonl") => FileFormat::Json,
-        _ => return Err(CliError::Usage(format!("`{file}` is no .parquet, .csv or .ndjson file"))),
-    };
-    let columns = source.stream.iter().flat_map(|stream| stream.columns.iter().cloned()).collect();
-    let batch = Some(BatchLocation { format, path: path.display().to_string() });
-    let pushed = Source { batch, schema: columns, stream: None, stream_from: None, event_id: None, ..source.clone() };
-    let definitions = Arc::new(Definitions { sources: vec![pushed.clone()], ..Definitions::default() });
-    let compiler = Compiler::new(definitions, project.folder.clone(), project.engine()?.session());
-    Ok(compiler.source(&pushed).await?)
-}
-
-async fn count(frame: DataFrame) -> Result<u64, CliError> {
-    let failed = |error: datafusion::error::DataFusionError| rows_error(&error);
-    let mut rows = frame.execute_stream().await.map_err(failed)?;
+async fn count(mut rows: FileRows) -> Result<u64, CliError> {
     let mut count = 0;
-    while let Some(batch) = rows.try_next().await.map_err(failed)? {
-        count += batch.num_rows() as u64;
+    while let Some(part) = rows.try_next().await? {
+        count += part.len() as u64;
     }
     Ok(count)
-}
-
-fn rows_error(error: &datafusion::error::DataFusionError) -> CliError {
-    match error.find_root() {
-        datafusion::error::DataFusionError::External(inner) => CliError::Refused(inner.to_string()),
-        root => CliError::Refused(root.strip_backtrace()),
-    }
 }
 
 async fn push_here(
     ingestion: &Arc<Ingestion>,
     source: &Source,
-    frame: DataFrame,
+    mut rows: FileRows,
     bar: &ProgressBar,
 ) -> Result<PushSummary, CliError> {
-    let failed = |error: datafusion::error::DataFusionError| rows_error(&error);
-    let mut rows = frame.execute_stream().await.map_err(failed)?;
     let mut summary = PushSummary::default();
     let mut settling = VecDeque::new();
     let mut before = 0;
-    while let Some(batch) = rows.try_next().await.map_err(failed)? {
-        let count = batch.num_rows() as u64;
+    while let Some(part) = rows.try_next().await? {
+        let count = part.len() as u64;
         let (pushed, pending) = loop {
-            match ingestion.begin_push(source.name.as_str(), PushedRows::Batch(batch.clone())).await {
+            match ingestion.begin_push(source.name.as_str(), part.clone()).await {
                 // Here is nobody to be told to try again.
                 Err(crate::stream_ingestion::IngestionError::Full { .. }) => ingestion.flush().await?,
                 begun => break begun?,
@@ -161,7 +133,7 @@ async fn push_here(
 async fn push_to_server(
     channel: Connection,
     source: &Source,
-    frame: DataFrame,
+    mut rows: FileRows,
     wait_for: WaitFor,
     bar: &ProgressBar,
 ) -> Result<PushSummary, CliError> {
@@ -172,33 +144,43 @@ async fn push_to_server(
     };
     let mut client = FeatureStoreClient::new(channel);
     let call = tokio::spawn(async move { client.push(ReceiverStream::new(messages)).await });
-    let failed = |error: datafusion::error::DataFusionError| rows_error(&error);
-    let mut rows = frame.execute_stream().await.map_err(failed)?;
-    while let Some(batch) = rows.try_next().await.map_err(failed)? {
-        for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
-            let part = batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start));
-            let message = pb::PushRequest {
-                source: source.name.as_str().to_owned(),
-                acknowledge: acknowledge.into(),
-                rows: Some(Rows::ArrowIpc(ipc(&part)?.into())),
-            };
-            // A closed channel means that the server has answered already, with an error.
-            if sender.send(message).await.is_err() {
-                break;
-            }
-            bar.inc(part.num_rows() as u64);
+    let message = |rows: Option<Rows>| pb::PushRequest {
+        source: source.name.as_str().to_owned(),
+        acknowledge: acknowledge.into(),
+        rows,
+    };
+    // A file without rows is a push of none. A closed channel means that the server has answered already.
+    let mut is_open = sender.send(message(None)).await.is_ok();
+    while is_open && let Some(part) = rows.try_next().await? {
+        for (rows, count) in wire_rows(part)? {
+            is_open = is_open && sender.send(message(Some(rows))).await.is_ok();
+            bar.inc(count);
         }
     }
     drop(sender);
     let answer = call.await.map_err(|error| CliError::Failed(error.to_string()))??.into_inner();
     Ok(PushSummary {
         accepted: answer.accepted,
-        duplicates: answer.duplicates,
-        ignored: answer.ignored,
-        late: answer.late,
+        passed_over: PassedOver { duplicates: answer.duplicates, late: answer.late, ignored: answer.ignored },
         dead_letters: answer.dead_letters,
         reasons: answer.problems.into_iter().map(|problem| (problem.row, problem.reason)).collect(),
     })
+}
+
+/// Rows in messages, and how many are in each.
+fn wire_rows(rows: PushedRows) -> Result<Vec<(Rows, u64)>, CliError> {
+    let count = rows.len() as u64;
+    match rows {
+        PushedRows::Json(rows) => Ok(vec![(Rows::Json(pb::RowMessages { rows }), count)]),
+        PushedRows::Batch(batch) => (0..batch.num_rows())
+            .step_by(ROWS_MAX)
+            .map(|start| {
+                let part = batch.slice(start, ROWS_MAX.min(batch.num_rows() - start));
+                Ok((Rows::ArrowIpc(ipc(&part)?.into()), part.num_rows() as u64))
+            })
+            .collect(),
+        _ => Err(CliError::Failed("rows of a file come in batches or as texts".to_owned())),
+    }
 }
 
 fn ipc(batch: &RecordBatch) -> Result<Vec<u8>, CliError> {
@@ -218,19 +200,17 @@ fn start_bar(total: u64, output: Output) -> ProgressBar {
 }
 
 fn report(file: &str, summary: &PushSummary, started: Instant, output: Output) {
-    let PushSummary { accepted, duplicates, ignored, late, dead_letters, reasons } = summary;
+    let PushSummary { accepted, passed_over, dead_letters, reasons } = summary;
+    let PassedOver { duplicates, late, ignored } = passed_over;
     let seconds = started.elapsed().as_secs_f64();
     let mut text = format!("{file}: {accepted} events taken in {seconds:.2} s");
-    let others = [
-        (*duplicates, "repeated"),
-        (*ignored, "before `stream_from` ignored"),
-        (*dead_letters, "refused (dead letters)"),
-    ];
+    let others =
+        [(*duplicates, "repeated"), (*ignored, "before `stream_from` ignored"), (*dead_letters, "dead letters")];
     for (count, what) in others.iter().filter(|(count, _)| *count > 0) {
         text.push_str(&format!("; {count} {what}"));
     }
     for (row, reason) in reasons {
-        text.push_str(&format!("\n  row {}: {reason}", row + 1));
+        text.push_str(&format!("\n  row {row}, from 0: {reason}"));
     }
     output.say(text);
     let problems: Vec<_> = reasons.iter().map(|(row, reason)| json!({"row": row, "reason": reason})).collect();

@@ -10,6 +10,7 @@ use super::error::CliError;
 use super::online_access::ServerAddress;
 use super::output::Output;
 use super::project::Project;
+use super::stream::Purpose;
 use crate::retrieval::OnlineRetrieval;
 use crate::serving::prediction::PredictionState;
 use crate::serving::{Server, ServerOptions, ServerState};
@@ -48,7 +49,7 @@ pub async fn run(project: Project, arguments: &ServeArguments, output: Output) -
         insecure: arguments.insecure,
     };
     let ServeArguments { allow_request_time, replica, stop_with_stdin, .. } = *arguments;
-    serve(project, options, allow_request_time, replica, stop_with_stdin, output).await
+    serve(project, options, allow_request_time, replica, stop_with_stdin, Purpose::Server, output).await
 }
 
 /// Serves at these addresses until the process is asked to end.
@@ -58,15 +59,16 @@ pub(super) async fn serve(
     allow_request_time: bool,
     is_replica: bool,
     stop_with_stdin: bool,
+    purpose: Purpose,
     output: Output,
 ) -> Result<(), CliError> {
+    raise_descriptors(project.settings.server.limits.connections);
     let workers = Workers::start()?;
     let online_store = project.serving_store()?;
     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
     let online = OnlineRetrieval { store: Arc::clone(&online_store), clock: Arc::new(SystemClock), history };
     let spool = project.prediction_spool_path();
-    let prediction =
-        PredictionState::open(project.model_registry()?, online, project.offline_store()?, &spool, &workers.handle());
+    let prediction = PredictionState::open(project.model_registry()?, online, project.offline_store()?, &spool);
     let prediction = prediction.map_err(|source| CliError::Io {
         action: format!("open the spool of predictions `{}`", spool.display()),
         source,
@@ -98,7 +100,12 @@ pub(super) async fn serve(
         process: std::process::id(),
     };
     project.write_server_address(&address).map_err(failed)?;
-    output.say(format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http));
+    output.say(match purpose {
+        Purpose::Server => {
+            format!("serving {} on grpc {} and http {}", project.settings.project, address.grpc, address.http)
+        }
+        Purpose::Worker => format!("taking in the streams of {}", project.settings.project),
+    });
     output.document(&json!({"project": project.settings.project, "grpc": address.grpc, "http": address.http}));
     let served = server.run(stop_signal(stop_with_stdin)).await;
     if let Err(error) = streams.close_streams().await {
@@ -108,6 +115,32 @@ pub(super) async fn serve(
     project.remove_server_address();
     workers.stop().await;
     Ok(served?)
+}
+
+/// Files that are open beside connections, about.
+const FILES_OPEN: usize = 1024;
+
+/// Lets the process have as many files and connections open as the system lets it, which may be more than at its start.
+fn raise_descriptors(connections: usize) {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the pointers are to a structure of this type, which outlives the calls.
+        let raised = unsafe {
+            libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+            }
+        };
+        let descriptors = usize::try_from(limit.rlim_max).unwrap_or(usize::MAX);
+        if raised && descriptors < connections.saturating_add(FILES_OPEN) {
+            tracing::warn!(
+                descriptors,
+                connections,
+                "the system allows fewer open files than `connections` and the store need; raise one (`ulimit -n`), or lower the other"
+            );
+        }
+    }
 }
 
 /// The threads of jobs and joins; they do not hold up the end of the command, however it ends.

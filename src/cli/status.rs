@@ -1,5 +1,7 @@
 //! `asof status`.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 
 use super::error::CliError;
@@ -8,6 +10,7 @@ use super::output::{Output, table};
 use super::project::Project;
 use super::streams::streamed_sources;
 use crate::definition::SourceName;
+use crate::error::error_chain;
 use crate::offline_store::Changed;
 use crate::online_store::{OnlineStore, ViewId};
 use crate::registry::RegistryVersion;
@@ -26,13 +29,17 @@ struct ViewLine {
     needs_materialization: bool,
     /// Whether jobs compute it; else its stream feeds it.
     is_materialized: bool,
+    /// Why its stream does not feed it.
+    fault: Option<String>,
 }
 
 pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
     let applied = project.applied().await?;
     let offline_store = project.offline_store()?;
-    project.settle_streams(&applied).await?;
-    let Online { positions, server, streams } = online(project, &applied).await?;
+    if let Err(error) = project.settle_streams(&applied, &[]).await {
+        eprintln!("warning: some events are not in their tables yet: {}", error_chain(&error));
+    }
+    let Online { positions, server, streams, faults } = online(project, &applied).await?;
     let mut lines = Vec::new();
     for view in &applied.definitions.feature_views {
         let state = applied.views.get(&view.name);
@@ -53,6 +60,7 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
             online_table_version,
             online_is_behind,
             is_materialized: applied.definitions.is_materialized(view),
+            fault: faults.get(view.name.as_str()).cloned(),
             needs_materialization: table_state.map(|known| known.data_version) != state.map(|state| state.data_version),
         });
     }
@@ -68,6 +76,7 @@ pub async fn run(project: &Project, output: Output) -> Result<(), CliError> {
                 "online_table_version": line.online_table_version,
                 "online_is_behind": line.online_is_behind,
                 "needs_materialization": line.needs_materialization,
+                "fault": line.fault,
             })
         })
         .collect();
@@ -88,6 +97,7 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
         .iter()
         .map(|line| {
             let note = match (line.table_version, line.needs_materialization) {
+                _ if line.fault.is_some() => "not fed by its stream",
                 _ if !line.is_materialized => "fed by its stream",
                 (None, _) => "never materialized",
                 (_, true) => "not from its beginning as it is defined: run `asof materialize`",
@@ -101,6 +111,9 @@ fn print_text(project: &Project, version: u64, lines: &[ViewLine], output: Outpu
         .collect();
     output.say(format!("project {}, registry version {version}\n", project.settings.project));
     output.say(table(&["feature view", "table version", "materialized until", "online version", ""], &rows));
+    for (line, fault) in lines.iter().filter_map(|line| Some((line, line.fault.as_ref()?))) {
+        output.say(format!("feature view {} is not fed: {fault}", line.name));
+    }
 }
 
 fn print_streams(streams: &[StreamStatus], output: Output) {
@@ -118,6 +131,9 @@ fn print_streams(streams: &[StreamStatus], output: Output) {
     let header =
         ["stream", "watermark", "accepted", "dead letters", "repeated", "late", "ignored", "lag online", "lag offline"];
     output.say(format!("\n{}", table(&header, &rows)));
+    for stream in streams.iter().filter(|stream| !stream.fault.is_empty()) {
+        output.say(format!("source {} takes no events: {}", stream.source, stream.fault));
+    }
 }
 
 fn stream_document(stream: &StreamStatus) -> serde_json::Value {
@@ -131,6 +147,7 @@ fn stream_document(stream: &StreamStatus) -> serde_json::Value {
         "ignored": stream.ignored,
         "online_lag_records": stream.online_lag_records,
         "offline_lag_records": stream.offline_lag_records,
+        "fault": (!stream.fault.is_empty()).then_some(&stream.fault),
     })
 }
 
@@ -143,12 +160,19 @@ struct Online {
     /// The server that has the store, if one answers.
     server: Option<ServerAddress>,
     streams: Vec<StreamStatus>,
+    /// Why views are not fed by their streams, as a server tells it.
+    faults: HashMap<String, String>,
 }
 
 /// Read from the store, or from the server that has it.
 async fn online(project: &Project, applied: &RegistryVersion) -> Result<Online, CliError> {
     if !project.has_online_store() {
-        return Ok(Online { positions: Box::new(|_, _| None), server: None, streams: Vec::new() });
+        return Ok(Online {
+            positions: Box::new(|_, _| None),
+            server: None,
+            streams: Vec::new(),
+            faults: HashMap::new(),
+        });
     }
     match project.online_access().await? {
         OnlineAccess::Store(store) => Ok(Online {
@@ -157,15 +181,18 @@ async fn online(project: &Project, applied: &RegistryVersion) -> Result<Online, 
                 .collect::<Result<_, _>>()?,
             positions: Box::new(move |_, id| id.and_then(|id| store.position(id).ok().flatten())),
             server: None,
+            faults: HashMap::new(),
         }),
         OnlineAccess::Server(channel) => {
             let request = read_request(GetStatusRequest {});
             let status = FeatureStoreClient::new(channel).get_status(request).await?.into_inner();
             let (views, streams) = (status.views, status.streams);
+            let at_fault = views.iter().filter(|view| !view.fault.is_empty());
+            let faults = at_fault.map(|view| (view.name.clone(), view.fault.clone())).collect();
             let position = move |name: &str, _| {
                 views.iter().find(|view| view.name == name).and_then(|view| view.online_table_version)
             };
-            Ok(Online { positions: Box::new(position), server: project.server_address(), streams })
+            Ok(Online { positions: Box::new(position), server: project.server_address(), streams, faults })
         }
     }
 }
@@ -177,7 +204,10 @@ fn noted_status(source: &SourceName, store: &dyn OnlineStore) -> Result<StreamSt
         source: source.as_str().to_owned(),
         watermark: note.watermark,
         accepted: note.accepted,
-        dead_letters: note.dead_letters,
+        dead_letters: note.all_dead_letters(),
+        duplicates: note.passed_over.duplicates,
+        late: note.passed_over.late,
+        ignored: note.passed_over.ignored,
         ..StreamStatus::default()
     })
 }

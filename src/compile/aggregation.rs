@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::ExprSchemable;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{DataFrame, Expr, when};
 
+use super::CompileError;
 use super::adapt::{adapt_expr, declarable};
+use super::attempt::{Attempted, attempt, can_fail};
 use super::expression::{changing_function, needs_more_rows};
 use super::message::SqlProblem;
 use super::source::Compiler;
-use super::{CompileError, TypeMismatch};
 use crate::arrow_types::type_name;
 use crate::definition::{
     Aggregation, EVENT_TIMESTAMP, FeatureView, FeatureViewName, Owner, Part, ValueType, ViewInput,
@@ -62,14 +65,125 @@ fn answer_type(view: &FeatureView, aggregation: &Aggregation) -> Result<ValueTyp
     aggregation.value_type(input, by)
 }
 
-/// The view's condition, over the rows of its source; None: all rows are its events.
-pub(super) fn condition(view: &FeatureView, frame: &DataFrame) -> Result<Option<Expr>, CompileError> {
-    let ViewInput::Aggregations { filter: Some(condition), .. } = &view.input else { return Ok(None) };
-    let (expr, found) = row_expr(view, frame, condition, Part::Where)?;
+/// The expressions of a view over the rows of its source.
+#[derive(Default)]
+pub(super) struct EventRow {
+    /// Which rows are events of the view; None: all are.
+    pub condition: Option<Expr>,
+    /// The event columns, in their types.
+    pub columns: Vec<Expr>,
+    /// Why a row is no event, though it may meet the condition; None: an expression that fails ends the query.
+    pub problem: Option<Expr>,
+}
+
+/// Why rows of a source can be no events of one view.
+#[derive(Debug)]
+pub struct RowProblems {
+    problem: Arc<dyn PhysicalExpr>,
+}
+
+impl RowProblems {
+    /// Of each row that fails, its position and why.
+    ///
+    /// `rows`: columns as [`Compiler::source`] has them.
+    ///
+    /// # Errors
+    /// Rows with other columns.
+    pub fn of(&self, rows: &RecordBatch) -> Result<Vec<(usize, String)>, DataFusionError> {
+        let problems = self.problem.evaluate(rows)?.into_array(rows.num_rows())?;
+        let Some(problems) = problems.as_string_opt::<i32>().filter(|problems| problems.null_count() < rows.num_rows())
+        else {
+            return Ok(Vec::new());
+        };
+        let found = problems.iter().enumerate();
+        Ok(found.filter_map(|(row, problem)| Some((row, problem?.to_owned()))).collect())
+    }
+}
+
+impl Compiler {
+    /// Why rows of its source can be no events of a view; None: they all can.
+    ///
+    /// # Errors
+    /// As of [`Compiler::view`].
+    pub async fn row_problems(&self, view: &FeatureView) -> Result<Option<RowProblems>, CompileError> {
+        let ViewInput::Aggregations { source, .. } = &view.input else { return Ok(None) };
+        let frame = self.source_rows(source).await?.frame;
+        let row = self.event_row(view, &frame).map_err(|mut errors| errors.swap_remove(0))?;
+        let problem = row.problem.map(|problem| self.context.create_physical_expr(problem, frame.schema()));
+        Ok(problem.transpose()?.map(|problem| RowProblems { problem }))
+    }
+
+    /// The expressions of an aggregation view; of another one none.
+    ///
+    /// Where its source has a stream, none of them fails: a row that one would fail for has a problem.
+    ///
+    /// # Errors
+    /// Everything that is wrong; never empty.
+    pub(super) fn event_row(&self, view: &FeatureView, frame: &DataFrame) -> Result<EventRow, Vec<CompileError>> {
+        let ViewInput::Aggregations { source, filter, .. } = &view.input else { return Ok(EventRow::default()) };
+        let source = self.definitions.source(source.as_str());
+        let is_lenient = source.is_some_and(|source| source.stream.is_some());
+        let said = |what: &str, text: &str| format!("{what} `{text}` of feature view `{}`", view.name);
+        let lenient = |expr: Expr, said: String| -> Result<Option<Attempted>, CompileError> {
+            match is_lenient && can_fail(&expr, frame.schema()) {
+                true => Ok(Some(attempt(&self.context, expr, frame.schema(), &said)?)),
+                false => Ok(None),
+            }
+        };
+        let mut row = EventRow::default();
+        let mut errors = Vec::new();
+        let judged = filter.as_ref().map(|text| {
+            let condition = condition(view, frame, text)?;
+            Ok((lenient(condition.clone(), said("`where`", text))?, condition))
+        });
+        match judged.transpose() {
+            Ok(Some((Some(Attempted { value, problem, .. }), _))) => {
+                (row.condition, row.problem) = (Some(value), Some(problem));
+            }
+            Ok(judged) => row.condition = judged.map(|(_, condition)| condition),
+            Err(error) => errors.push(error),
+        }
+        for column in &view.event_columns {
+            let text = &column.expression;
+            let expr = event_expr(view, frame, text).and_then(|(expr, found)| {
+                let of_events = match &row.condition {
+                    Some(condition) if is_lenient && can_fail(&expr, frame.schema()) => {
+                        when(condition.clone(), expr).end()?
+                    }
+                    _ => expr,
+                };
+                let (value, found) = match lenient(of_events.clone(), said("the expression", text))? {
+                    Some(Attempted { value, value_type, problem }) => {
+                        row.problem = Some(match row.problem.take() {
+                            Some(first) => when(first.clone().is_not_null(), first).otherwise(problem)?,
+                            None => problem,
+                        });
+                        (value, value_type)
+                    }
+                    None => (of_events, found),
+                };
+                adapt_expr(value, &found, &column.field.value_type).map_err(|mismatch| CompileError::Type {
+                    owner: Owner::FeatureView(view.name.clone()),
+                    column: column.field.name.clone(),
+                    mismatch,
+                })
+            });
+            match expr {
+                Ok(expr) => row.columns.push(expr.alias(&column.field.name)),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(row) } else { Err(errors) }
+    }
+}
+
+/// The view's condition, over the rows of its source.
+fn condition(view: &FeatureView, frame: &DataFrame, text: &str) -> Result<Expr, CompileError> {
+    let (expr, found) = row_expr(view, frame, text, Part::Where)?;
     if found != DataType::Boolean {
         return Err(CompileError::Condition { view: view.name.clone(), found: type_name(&found) });
     }
-    Ok(Some(expr))
+    Ok(expr)
 }
 
 /// The events of several aggregation views over one source, in one plan.
@@ -115,17 +229,19 @@ impl Compiler {
         let mut places = Vec::with_capacity(views.len());
         let mut conditions = Vec::new();
         for view in views {
-            let condition = condition(view, &rows.frame)?;
-            let mut found = self.view_columns(view, &rows).map_err(|mut errors| errors.swap_remove(0))?;
-            let inputs = found.split_off(found.len() - view.event_columns.len());
+            let first = |mut errors: Vec<CompileError>| errors.swap_remove(0);
+            let row = self.event_row(view, &rows.frame).map_err(first)?;
+            let found = self.view_columns(view, &rows).map_err(first)?;
             let mut columns: Vec<usize> = found.into_iter().map(&mut place).collect();
-            for input in inputs {
+            for input in row.columns {
                 // It may fail for rows that are no events of the view.
-                columns.push(place(match &condition {
-                    Some(condition) => when(condition.clone(), input.unalias()).end()?,
-                    None => input,
+                columns.push(place(match &row.condition {
+                    Some(condition) if row.problem.is_none() => when(condition.clone(), input.unalias()).end()?,
+                    _ => input,
                 }));
             }
+            let is_sound = row.problem.map(Expr::is_null);
+            let condition = row.condition.into_iter().chain(is_sound).reduce(Expr::and);
             conditions.push(condition.clone());
             places.push(EventPlaces { columns, condition: condition.map(&mut place) });
         }
@@ -143,26 +259,6 @@ impl Compiler {
         };
         Ok(Some(SharedEvents { frame: frame.select(named.collect::<Vec<_>>())?, has_created_timestamp, places }))
     }
-}
-
-/// The view's event columns in their types, over the rows of its source.
-pub(super) fn event_columns(view: &FeatureView, frame: &DataFrame) -> Result<Vec<Expr>, Vec<CompileError>> {
-    let mut columns = Vec::new();
-    let mut errors = Vec::new();
-    for column in &view.event_columns {
-        let expr = event_expr(view, frame, &column.expression).and_then(|(expr, found)| {
-            adapt_expr(expr, &found, &column.field.value_type).map_err(|mismatch: TypeMismatch| CompileError::Type {
-                owner: Owner::FeatureView(view.name.clone()),
-                column: column.field.name.clone(),
-                mismatch,
-            })
-        });
-        match expr {
-            Ok(expr) => columns.push(expr.alias(&column.field.name)),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(columns) } else { Err(errors) }
 }
 
 fn event_expr(view: &FeatureView, frame: &DataFrame, text: &str) -> Result<(Expr, DataType), CompileError> {

@@ -34,6 +34,11 @@ impl SqlProblem {
             None => SqlProblem { text, at: error.diagnostic().and_then(place_of) },
         }
     }
+
+    /// What is wrong with a value that an expression met.
+    pub(super) fn of_value(error: &DataFusionError) -> Self {
+        SqlProblem { text: plain_message(error.find_root(), "tables", &[]), at: None }
+    }
 }
 
 /// The place that the parser's messages end with: `3, Column: 14`.

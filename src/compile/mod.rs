@@ -11,6 +11,7 @@
 mod adapt;
 mod aggregation;
 mod as_stored;
+mod attempt;
 mod expression;
 mod files;
 mod floor_timestamp;
@@ -29,7 +30,7 @@ use crate::error::ErrorKind;
 use crate::text_files::TextFileError;
 
 pub use adapt::{TypeMismatch, adapt_array, adapt_values};
-pub use aggregation::{EventPlaces, SharedEvents};
+pub use aggregation::{EventPlaces, RowProblems, SharedEvents};
 pub use message::SqlProblem;
 pub use on_demand::{OnDemandPlan, on_demand_inputs};
 pub use open::parquet_table;
@@ -81,6 +82,10 @@ pub enum CompileError {
         "source `{name}`: its `event_id` `{column}` is {found}, and ids are compared exactly; use bool, int32, int64, string, bytes, timestamp or date"
     )]
     EventId { name: SourceName, column: String, found: ValueType },
+    #[error(
+        "source `{name}`: column `{column}` is {declared}, and its event table holds {stored}, which the events to come would have to fit; leave it as it is and give the new values another name, as in `{column}_2`"
+    )]
+    EventTableType { name: SourceName, column: String, declared: ValueType, stored: String },
     #[error("the plan cannot be built")]
     Plan(#[from] Box<DataFusionError>),
 }
@@ -107,6 +112,7 @@ impl CompileError {
                 let renamed = if first == column { second } else { first };
                 source(name, Part::Column(renamed.clone()))
             }
+            CompileError::EventTableType { name, column, .. } => source(name, Part::ColumnType(column.clone())),
             CompileError::EventId { name, column, .. } => source(name, Part::Column(column.clone())),
             CompileError::MissingColumn { owner, column, .. } => place(owner.clone(), Part::Column(column.clone())),
             CompileError::Type { owner, column, .. } => place(owner.clone(), Part::ColumnType(column.clone())),

@@ -8,10 +8,9 @@ use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::prelude::{DataFrame, Expr, ident, lit};
+use datafusion::prelude::{DataFrame, Expr, ident, lit, when};
 
 use super::adapt::adapt_expr;
-use super::aggregation;
 use super::expression::changing_function;
 use super::message::SqlProblem;
 use super::source::{Compiler, require_column};
@@ -76,16 +75,30 @@ impl Compiler {
     /// Everything that is wrong; never empty.
     async fn all_rows(&self, view: &FeatureView, range: TimeRange) -> Result<CompiledView, Vec<CompileError>> {
         let input = match &view.input {
-            ViewInput::Rows { source } => self.source_rows(source).await,
-            ViewInput::Aggregations { source, .. } => self.source_rows(source).await.and_then(|mut rows| {
-                if let Some(condition) = aggregation::condition(view, &rows.frame)? {
-                    rows.frame = rows.frame.filter(condition)?;
-                }
-                Ok(rows)
-            }),
+            ViewInput::Rows { source } | ViewInput::Aggregations { source, .. } => self.source_rows(source).await,
             ViewInput::Sql { sources, sql } => self.sql_rows(view, sources, sql, range).await,
         };
-        self.project(view, input.map_err(|error| vec![error])?)
+        let mut input = input.map_err(|error| vec![error])?;
+        let has_created_timestamp = input.created_timestamp.is_some();
+        let row = self.event_row(view, &input.frame);
+        input.problem = row.as_ref().ok().and_then(|row| row.problem.clone());
+        let columns = self.view_columns(view, &input);
+        let (mut columns, row) = match (columns, row) {
+            (Ok(columns), Ok(row)) => (columns, row),
+            (columns, row) => return Err(columns.err().into_iter().chain(row.err()).flatten().collect()),
+        };
+        columns.extend(row.columns);
+        // Rows with a problem have no event timestamp, so that jobs can count them.
+        let wanted = match (row.condition, row.problem) {
+            (Some(condition), Some(problem)) => Some(condition.or(problem.is_not_null())),
+            (condition, _) => condition,
+        };
+        let frame = match wanted {
+            Some(wanted) => input.frame.filter(wanted),
+            None => Ok(input.frame),
+        };
+        let frame = frame.and_then(|frame| frame.select(columns)).map_err(|error| vec![error.into()])?;
+        Ok(CompiledView { frame, has_created_timestamp })
     }
 
     pub(super) async fn source_rows(&self, name: &SourceName) -> Result<InputRows, CompileError> {
@@ -96,6 +109,7 @@ impl Compiler {
             frame: self.source(source).await?,
             event_timestamp: source.event_timestamp.clone(),
             created_timestamp: source.created_timestamp.clone(),
+            problem: None,
             place: format!("source `{name}`"),
         })
     }
@@ -132,23 +146,16 @@ impl Compiler {
             (true, false) => None,
             (false, _) => Some(EVENT_TIMESTAMP.to_owned()),
         };
-        Ok(InputRows { frame, event_timestamp, created_timestamp, place: "its query's result".to_owned() })
+        let place = "its query's result".to_owned();
+        Ok(InputRows { frame, event_timestamp, created_timestamp, problem: None, place })
     }
 
-    /// Selects the table's columns out of the rows.
-    fn project(&self, view: &FeatureView, input: InputRows) -> Result<CompiledView, Vec<CompileError>> {
-        let columns = self.view_columns(view, &input)?;
-        let has_created_timestamp = input.created_timestamp.is_some();
-        let frame = input.frame.select(columns).map_err(|error| vec![error.into()])?;
-        Ok(CompiledView { frame, has_created_timestamp })
-    }
-
-    /// The columns of the view's table over the rows, each in its declared type.
+    /// The columns of the view's table over the rows, each in its declared type, but for event columns.
     ///
     /// # Errors
     /// Everything that is wrong; never empty.
     pub(super) fn view_columns(&self, view: &FeatureView, input: &InputRows) -> Result<Vec<Expr>, Vec<CompileError>> {
-        let InputRows { frame, event_timestamp, created_timestamp, place } = input;
+        let InputRows { frame, event_timestamp, created_timestamp, problem, place } = input;
         let mut wanted: Vec<(Option<String>, Field)> = Vec::new();
         let same_name = |field: Field| (Some(field.name.clone()), field);
         wanted.extend(self.definitions.join_keys(view).into_iter().map(same_name));
@@ -162,14 +169,18 @@ impl Compiler {
         let mut errors = Vec::new();
         for (name, field) in &wanted {
             match name.as_ref().map(|name| view_column(view, &schema, place, name, &field.value_type)) {
-                Some(Ok(column)) => columns.push(column.alias(&field.name)),
+                Some(Ok(column)) => {
+                    let column = match problem {
+                        Some(problem) if field.name == EVENT_TIMESTAMP => {
+                            when(problem.clone().is_null(), column).end().map_err(|error| vec![error.into()])?
+                        }
+                        _ => column,
+                    };
+                    columns.push(column.alias(&field.name));
+                }
                 Some(Err(error)) => errors.push(error),
                 None => columns.push(lit(ScalarValue::TimestampMicrosecond(None, Some(UTC.into()))).alias(&field.name)),
             }
-        }
-        match aggregation::event_columns(view, frame) {
-            Ok(events) => columns.extend(events),
-            Err(more) => errors.extend(more),
         }
         if errors.is_empty() { Ok(columns) } else { Err(errors) }
     }
@@ -181,6 +192,8 @@ pub(super) struct InputRows {
     /// The columns that hold the times, by their names in `frame`.
     event_timestamp: Option<String>,
     pub(super) created_timestamp: Option<String>,
+    /// Why a row is none of the view; null of those that are.
+    problem: Option<Expr>,
     /// What the rows are, for messages.
     place: String,
 }

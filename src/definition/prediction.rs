@@ -100,14 +100,14 @@ impl Default for PredictionLog {
     }
 }
 
-/// What an answered prediction's record survives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What an answered prediction's record survives; the strictest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogDurability {
     /// A crash of the machine.
-    #[default]
     Machine,
     /// A crash of the server.
+    #[default]
     Process,
     /// None: what was answered last may be lost.
     None,

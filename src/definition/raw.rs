@@ -240,6 +240,8 @@ record! {
         pub settings: Option<Entries<Text>>,
         /// Events further than this before the latest one so far are refused; without it none is too late.
         pub allowed_lateness: Option<Located<RawDuration>>,
+        /// Events whose time is further than this after the clock are refused; without it a day where `allowed_lateness` is set, else none is.
+        pub max_ahead: Option<Located<RawDuration>>,
     }
 }
 

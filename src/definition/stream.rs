@@ -11,6 +11,9 @@ use crate::time::duration_text;
 /// Default of [`Source::deduplicate_for`].
 pub const DEDUPLICATE_FOR_DEFAULT: Duration = Duration::from_secs(86_400);
 
+/// Default of [`Stream::max_ahead`] where lateness is bounded, and so a watermark decides over later events.
+pub const MAX_AHEAD_DEFAULT: Duration = Duration::from_secs(86_400);
+
 /// Where a source's events come from, and which of them are taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stream {
@@ -19,6 +22,9 @@ pub struct Stream {
     /// An event whose event timestamp is further than this before the source's watermark is refused; None: no limit.
     #[serde(default, with = "duration_text", skip_serializing_if = "Option::is_none")]
     pub allowed_lateness: Option<Duration>,
+    /// An event whose event timestamp is further than this after the clock is refused.
+    #[serde(default, with = "duration_text", skip_serializing_if = "Option::is_none")]
+    pub max_ahead: Option<Duration>,
     /// The columns of an event, under their names after `rename`: those of the source's schema, else those of its
     /// batch location, provisional until `compile` has read it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -57,6 +63,13 @@ pub enum EventFormat {
     Json,
     /// One Avro record a message, bare or after the five bytes of a schema registry.
     Avro,
+}
+
+impl Stream {
+    /// How far after the clock the time of an event may lie; None: as far as it likes.
+    pub fn max_ahead(&self) -> Option<Duration> {
+        self.max_ahead.or(self.allowed_lateness.map(|_| MAX_AHEAD_DEFAULT))
+    }
 }
 
 impl Source {

@@ -59,6 +59,19 @@ impl ValueType {
         !matches!(self, ValueType::List(_) | ValueType::Map(..))
     }
 
+    pub fn is_number(&self) -> bool {
+        use ValueType::{Bool, Float32, Float64, Int32, Int64};
+        matches!(self, Bool | Int32 | Int64 | Float32 | Float64)
+    }
+
+    /// Whether its values may be predictions of a model: numbers, or lists of numbers.
+    pub fn is_prediction(&self) -> bool {
+        match self {
+            ValueType::List(item) => item.is_number(),
+            other => other.is_number(),
+        }
+    }
+
     /// Whether the type may be a join key: it compares exactly and has one form for each value.
     pub fn is_join_key(&self) -> bool {
         self.is_scalar() && !matches!(self, ValueType::Float32 | ValueType::Float64)

@@ -50,7 +50,7 @@ pub struct MaterializedView {
     #[serde(serialize_with = "range_text")]
     pub range: Option<TimeRange>,
     pub rows_read: u64,
-    /// Rows without join key or event timestamp.
+    /// Rows without join key or event timestamp, and, of a source with a stream, those that an expression fails for.
     pub rows_skipped: u64,
     /// Rows that repeat the join keys, event and created timestamp of another one.
     pub rows_repeated: u64,

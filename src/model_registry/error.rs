@@ -19,6 +19,8 @@ pub enum ModelRegistryError {
     Retired { model: String, version: u64 },
     #[error("version {version} of model `{model}` is in use as {}; move the alias first", listed(aliases))]
     InUse { model: String, version: u64, aliases: Vec<String> },
+    #[error("`{reference}` is named by route `{route}`; change the route first")]
+    Named { reference: String, route: String },
     #[error(
         "alias `{alias}` of model `{model}` stands for {}, and not for {expected}; look again",
         found.map_or("nothing".to_owned(), |found| format!("version {found}"))
@@ -56,7 +58,9 @@ impl ModelRegistryError {
             ModelRegistryError::UnknownModel { .. }
             | ModelRegistryError::UnknownVersion { .. }
             | ModelRegistryError::UnknownAlias { .. } => ErrorKind::NotFound,
-            ModelRegistryError::Retired { .. } | ModelRegistryError::InUse { .. } => ErrorKind::Precondition,
+            ModelRegistryError::Retired { .. }
+            | ModelRegistryError::InUse { .. }
+            | ModelRegistryError::Named { .. } => ErrorKind::Precondition,
             ModelRegistryError::FutureFormat { .. } => ErrorKind::Precondition,
             ModelRegistryError::Moved { .. } | ModelRegistryError::Busy => ErrorKind::Conflict,
             ModelRegistryError::Corrupt { .. } | ModelRegistryError::Artefact { .. } => ErrorKind::Corrupt,

@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use super::binding::InputSource;
 use super::event::ModelVersion;
-use super::models::Models;
+use super::models::{ModelReference, Models};
 use crate::definition::{Definitions, ValueType};
-use crate::registry::{Action, DefinitionKind, Plan, service_signature};
+use crate::registry::{Action, Change, DefinitionKind, Plan, service_signature};
 
 /// A live model, and why it cannot go on after a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +38,16 @@ pub fn broken_models(models: &Models, plan: &Plan) -> Vec<BrokenModel> {
         })
     };
     models.live().filter_map(broken).collect()
+}
+
+/// The first route that names a model by an alias, or by the digits of a version.
+pub(super) fn route_that_names(definitions: &Definitions, model: &str, pointer: &str) -> Option<String> {
+    let names = |text: &&str| {
+        text.parse::<ModelReference>().is_ok_and(|named| named.model == model && named.pointer == pointer)
+    };
+    let mut routes = definitions.prediction_routes.iter();
+    let found = routes.find(|route| route.models().iter().any(|text| names(&text)));
+    found.map(|route| route.name.as_str().to_owned())
 }
 
 fn missing_inputs(definitions: &Definitions, version: &ModelVersion) -> Vec<String> {
@@ -79,11 +89,26 @@ fn changed_views(plan: &Plan, version: &ModelVersion) -> Vec<String> {
         })
     };
     let is_view = |kind| matches!(kind, DefinitionKind::FeatureView | DefinitionKind::OnDemandFeatureView);
+    let is_other = |detail: &&String| !is_additive(detail);
     let changed = plan.changes.iter().filter(|change| {
-        let changes_values = change.cost.is_some() || change.details.iter().any(|detail| changes_answers(detail));
+        let changes_values = match change.cost {
+            Some(_) => change.details.iter().any(|detail| is_other(&detail)),
+            None => change.details.iter().any(|detail| changes_answers(detail)),
+        };
         change.action == Action::Changed && is_view(change.kind) && changes_values && reads(&change.name)
     });
-    changed.map(|change| format!("`{}` is computed differently: {}", change.name, change.details.join(", "))).collect()
+    let told = |change: &Change| {
+        let details: Vec<&str> = change.details.iter().filter(is_other).map(String::as_str).collect();
+        format!("`{}` is computed differently: {}", change.name, details.join(", "))
+    };
+    changed.map(told).collect()
+}
+
+/// Whether a difference leaves the values of all other features as they are. Those that the model reads are looked at
+/// one by one.
+fn is_additive(detail: &str) -> bool {
+    let is_of_feature = ["feature `", "column of events `"].iter().any(|start| detail.starts_with(start));
+    is_of_feature && (detail.contains("` added: ") || detail.contains("` removed: "))
 }
 
 /// Whether a difference without cost still changes what is answered.

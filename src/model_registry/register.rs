@@ -9,7 +9,7 @@ use super::error::ModelRegistryError;
 use super::event::ModelVersion;
 use super::golden::{GoldenRow, check_golden};
 use super::store::NewModel;
-use crate::model_runtime::{LoadOptions, Model, ModelFormat};
+use crate::model_runtime::{InputRows, LoadOptions, Model, ModelFormat};
 use crate::registry::RegistryVersion;
 
 /// Numbers of a prediction are under this name in golden rows.
@@ -66,7 +66,7 @@ pub fn prepare(
         registry_version: registry.version,
         inputs,
         output: asked.output,
-        prediction_width: model.outputs(),
+        prediction_width: model.outputs().or_else(|| answered_width(&model)),
         takes_matrix: asked.takes_matrix,
         metrics: asked.metrics,
         training: asked.training,
@@ -75,6 +75,12 @@ pub fn prepare(
         description: asked.description,
     };
     Ok(NewModel { version, bytes, golden })
+}
+
+/// Numbers of the answer to a row without values; None: the model takes no such row.
+fn answered_width(model: &Model) -> Option<usize> {
+    let answered = model.predict(&InputRows::missing(1, model.inputs().len())).ok()?;
+    Some(answered.width)
 }
 
 fn golden_rows(text: &str) -> Result<Vec<GoldenRow>, ModelRegistryError> {
@@ -92,7 +98,11 @@ fn golden_rows(text: &str) -> Result<Vec<GoldenRow>, ModelRegistryError> {
 
 fn golden_row(line: &str) -> Result<GoldenRow, String> {
     let mut row: BTreeMap<String, Value> = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let prediction = row.remove(PREDICTION).ok_or("it has no `prediction`")?;
+    let prediction = match row.remove(PREDICTION).ok_or("it has no `prediction`")? {
+        // As CSV has lists.
+        Value::String(text) => serde_json::from_str(&text).map_err(|error| format!("its `prediction`: {error}"))?,
+        prediction => prediction,
+    };
     let numbers = match &prediction {
         Value::Array(numbers) => numbers.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>(),
         number => number.as_f64().map(|number| vec![number]),

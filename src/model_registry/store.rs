@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use super::CHAMPION;
 use super::error::ModelRegistryError;
 use super::event::{Event, EventFile, FORMAT_VERSION, Golden, ModelVersion};
+use super::live::route_that_names;
 use super::models::Models;
-use crate::definition::is_valid_name;
+use crate::definition::{Definitions, is_valid_name};
 use crate::registry::RegistryFolder;
 use crate::time::{Clock, EventTimestamp};
 
@@ -95,6 +96,22 @@ impl ModelRegistry {
         Ok(registered)
     }
 
+    /// Removes an alias; with `expected`, only if that is what it stands for.
+    ///
+    /// # Errors
+    /// As of [`Self::set_alias`]; [`ModelRegistryError::Named`] while a route of the definitions names it.
+    pub async fn remove_alias(
+        &self,
+        model: &str,
+        alias: &str,
+        expected: Option<Option<u64>>,
+        definitions: &Definitions,
+        clock: &dyn Clock,
+    ) -> Result<Arc<Models>, ModelRegistryError> {
+        check_unnamed(definitions, model, alias)?;
+        self.set_alias(model, alias, None, expected, clock).await
+    }
+
     /// Moves an alias, or with no version removes it; with `expected`, only if that is what it stands for.
     ///
     /// # Errors
@@ -138,13 +155,16 @@ impl ModelRegistry {
     /// Takes a version out of use for good.
     ///
     /// # Errors
-    /// [`ModelRegistryError::InUse`] while an alias stands for it.
+    /// [`ModelRegistryError::InUse`] while an alias stands for it, [`ModelRegistryError::Named`] while a route of the
+    /// definitions names it.
     pub async fn retire(
         &self,
         model: &str,
         version: u64,
+        definitions: &Definitions,
         clock: &dyn Clock,
     ) -> Result<Arc<Models>, ModelRegistryError> {
+        check_unnamed(definitions, model, &version.to_string())?;
         let next = |models: &Models| {
             let registered = models.model(model)?;
             registered.version(model, version)?;
@@ -217,6 +237,13 @@ impl ModelRegistry {
 #[derive(serde::Deserialize)]
 struct Head {
     format_version: u64,
+}
+
+fn check_unnamed(definitions: &Definitions, model: &str, pointer: &str) -> Result<(), ModelRegistryError> {
+    match route_that_names(definitions, model, pointer) {
+        Some(route) => Err(ModelRegistryError::Named { reference: format!("{model}@{pointer}"), route }),
+        None => Ok(()),
+    }
 }
 
 fn check_name(what: &'static str, name: &str) -> Result<(), ModelRegistryError> {

@@ -24,7 +24,7 @@ const WIDTH_MAX: i64 = 1 << 20;
 pub struct OnnxModel {
     bytes: Vec<u8>,
     tensors: Vec<InputTensor>,
-    output: String,
+    output: Output,
     sessions: Mutex<Sessions>,
     returned: Condvar,
 }
@@ -34,6 +34,14 @@ struct Sessions {
     idle: Vec<Session>,
     /// How many more may be made.
     left: usize,
+}
+
+/// The output of the graph that is the prediction.
+#[derive(Debug)]
+struct Output {
+    name: String,
+    /// Of two probabilities it is the second, as of every other library.
+    is_of_classes: bool,
 }
 
 /// An input of the graph: some values of a row.
@@ -74,18 +82,34 @@ impl OnnxModel {
         self.tensors.iter().flat_map(of).collect()
     }
 
+    /// Row by row: how the runtime adds up, and so the last bits, depends on how many rows it is given.
     pub fn predict(&self, rows: &InputRows) -> Result<Predictions, ModelError> {
+        let mut session = self.take_session()?;
+        let predictions = (0..rows.rows()).map(|row| self.predict_row(&mut session, rows, row));
+        let predictions = predictions.collect::<Result<Vec<Vec<f64>>, _>>();
+        self.return_session(session);
+        let predictions = predictions?;
+        let width = predictions.first().map_or(0, Vec::len);
+        if predictions.iter().any(|row| row.len() != width) {
+            let problem = format!("output `{}` has other values for some rows than for others", self.output.name);
+            return Err(ModelError::OnnxRun { problem });
+        }
+        Ok(Predictions { width, values: predictions.concat() })
+    }
+
+    fn predict_row(&self, session: &mut Session, rows: &InputRows, row: usize) -> Result<Vec<f64>, ModelError> {
         let failed = |error: ort::Error| ModelError::OnnxRun { problem: error.to_string() };
         let mut inputs = Vec::with_capacity(self.tensors.len());
         let mut first = 0;
         for tensor in &self.tensors {
-            inputs.push((tensor.name.as_str(), tensor.value(rows, first).map_err(failed)?));
+            inputs.push((tensor.name.as_str(), tensor.value(rows, row, first).map_err(failed)?));
             first += tensor.width;
         }
-        let mut session = self.take_session()?;
-        let predictions = run(&mut session, inputs, &self.output, rows.rows());
-        self.return_session(session);
-        predictions
+        let values = run(session, inputs, &self.output.name)?;
+        Ok(match values.as_slice() {
+            [_, second] if self.output.is_of_classes => vec![*second],
+            _ => values,
+        })
     }
 
     /// An idle session, or a new one while there may be more, or the next that comes back.
@@ -118,30 +142,26 @@ fn run(
     session: &mut Session,
     inputs: Vec<(&str, SessionInputValue<'_>)>,
     output: &str,
-    rows: usize,
-) -> Result<Predictions, ModelError> {
+) -> Result<Vec<f64>, ModelError> {
     let problem = |problem: String| ModelError::OnnxRun { problem };
     let outputs = session.run(inputs).map_err(|error| problem(error.to_string()))?;
     let value = outputs.get(output).ok_or_else(|| problem(format!("there is no output `{output}`")))?;
     let values = numbers_of(value).map_err(problem)?;
-    if rows == 0 || values.len() % rows != 0 || values.is_empty() {
-        return Err(problem(format!("output `{output}` has {} values for {rows} rows", values.len())));
+    match values.is_empty() {
+        true => Err(problem(format!("output `{output}` has no values"))),
+        false => Ok(values),
     }
-    Ok(Predictions { width: values.len() / rows, values })
 }
 
 impl InputTensor {
-    /// The values of all rows, of the inputs from `first` on.
-    fn value(&self, rows: &InputRows, first: usize) -> Result<SessionInputValue<'static>, ort::Error> {
-        let inputs = || (0..rows.rows()).flat_map(|row| (first..first + self.width).map(move |input| (row, input)));
-        let numbers = || inputs().map(|(row, input)| rows.number(row, input));
-        let shape: Vec<i64> = match self.is_flat {
-            true => vec![rows.rows() as i64],
-            false => vec![rows.rows() as i64, self.width as i64],
-        };
+    /// The values of a row, of the inputs from `first` on.
+    fn value(&self, rows: &InputRows, row: usize, first: usize) -> Result<SessionInputValue<'static>, ort::Error> {
+        let inputs = || first..first + self.width;
+        let numbers = || inputs().map(|input| rows.number(row, input));
+        let shape: Vec<i64> = if self.is_flat { vec![1] } else { vec![1, self.width as i64] };
         Ok(match self.element {
             TensorElementType::String => {
-                let text = |(row, input): (usize, usize)| match rows.texts(input).and_then(|texts| texts[row].clone()) {
+                let text = |input: usize| match rows.texts(input).and_then(|texts| texts[row].clone()) {
                     Some(text) => text,
                     None if rows.number(row, input).is_nan() => String::new(),
                     None => rows.number(row, input).to_string(),
@@ -187,7 +207,7 @@ fn input_tensor(name: &str, kind: &ValueType) -> Result<InputTensor, String> {
 }
 
 /// The output that is the prediction.
-fn chosen_output(outputs: &[(&str, &ValueType)], asked: Option<&str>) -> Result<String, String> {
+fn chosen_output(outputs: &[(&str, &ValueType)], asked: Option<&str>) -> Result<Output, String> {
     let listed = || outputs.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let is_number = |kind: &ValueType| match kind {
         ValueType::Tensor { ty, .. } => *ty != TensorElementType::String,
@@ -198,17 +218,24 @@ fn chosen_output(outputs: &[(&str, &ValueType)], asked: Option<&str>) -> Result<
         Some(asked) => outputs.iter().find(|(name, _)| *name == asked),
         None => outputs
             .iter()
-            .find(|(name, kind)| name.contains("probabilit") && is_number(kind))
+            .find(|(name, kind)| is_probability(name) && is_number(kind))
             .or_else(|| outputs.iter().find(|(_, kind)| is_number(kind))),
     };
     match found {
-        Some((name, kind)) if is_number(kind) => Ok((*name).to_owned()),
+        Some((name, kind)) if is_number(kind) => {
+            Ok(Output { name: (*name).to_owned(), is_of_classes: asked.is_none() && is_probability(name) })
+        }
         Some((name, _)) => Err(format!("its output `{name}` is not of numbers; its outputs are {}", listed())),
         None => Err(format!("it has no output that can be the prediction; its outputs are {}", listed())),
     }
 }
 
-/// The numbers of an output, row by row; of maps from class to probability by ascending class.
+/// As exporters of classifiers call the output.
+fn is_probability(name: &str) -> bool {
+    name.contains("probabilit")
+}
+
+/// The numbers of an output; of maps from class to probability by ascending class.
 fn numbers_of(value: &DynValue) -> Result<Vec<f64>, String> {
     let text = |error: ort::Error| error.to_string();
     match value.dtype() {

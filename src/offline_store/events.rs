@@ -80,6 +80,16 @@ pub struct Reach {
     pub topics: BTreeMap<(String, i32), i64>,
 }
 
+impl Reach {
+    fn transactions(&self) -> Vec<Transaction> {
+        let position = i64::try_from(self.position).unwrap_or(i64::MAX);
+        let topics = self.topics.iter();
+        let topics =
+            topics.map(|((topic, partition), offset)| Transaction::new(topic_application(topic, *partition), *offset));
+        std::iter::once(Transaction::new(application(&self.log), position)).chain(topics).collect()
+    }
+}
+
 /// A message of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowPlace {
@@ -129,22 +139,32 @@ impl EventTable {
         self.version
     }
 
+    /// What tells the table from any other one.
+    ///
+    /// # Errors
+    /// A table that is not read.
+    pub fn id(&self) -> Result<String, OfflineStoreError> {
+        let snapshot = self.table.snapshot().map_err(|source| self.failed("read", source))?;
+        Ok(snapshot.metadata().id().to_owned())
+    }
+
     /// How far the rows of this version reach in a log; None: it has none of that log.
     pub async fn position(&self, log: &str) -> Result<Option<u64>, OfflineStoreError> {
+        let version = self.mark(&application(log)).await?;
+        Ok(version.and_then(|version| u64::try_from(version).ok()))
+    }
+
+    /// The number of a mark that commits up to this version carry; None: none does.
+    pub async fn mark(&self, name: &str) -> Result<Option<i64>, OfflineStoreError> {
         let failed = |source| self.failed("read", source);
         let snapshot = self.table.snapshot().map_err(failed)?;
         let log_store = self.table.log_store();
-        let version = snapshot.transaction_version(log_store.as_ref(), &application(log)).await.map_err(failed)?;
-        Ok(version.and_then(|version| u64::try_from(version).ok()))
+        snapshot.transaction_version(log_store.as_ref(), name).await.map_err(failed)
     }
 
     /// The offset of a partition that comes after the rows of this version; None: it has none of that partition.
     pub async fn next_offset(&self, topic: &str, partition: i32) -> Result<Option<i64>, OfflineStoreError> {
-        let failed = |source| self.failed("read", source);
-        let snapshot = self.table.snapshot().map_err(failed)?;
-        let log_store = self.table.log_store();
-        let application = topic_application(topic, partition);
-        snapshot.transaction_version(log_store.as_ref(), &application).await.map_err(failed)
+        self.mark(&topic_application(topic, partition)).await
     }
 
     /// The offsets of partitions that rows reach, or those that this version reaches where it is farther.
@@ -276,7 +296,7 @@ impl OfflineStore {
                 Some((_, files)) => files,
                 None => write(&table.table, rows).await.map_err(failed)?,
             };
-            let committed = commit_append(&table, rows, &files, &reach).await;
+            let committed = commit_append(&table, rows, &files, reach.transactions()).await;
             written = Some((rows.num_rows(), files));
             match committed {
                 Ok(table_version) => return Ok(Appended { table_version, is_new: true }),
@@ -287,6 +307,52 @@ impl OfflineStore {
             }
         }
         Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
+    }
+
+    /// Adds rows, perhaps none, with marks, in one commit; nothing where the first of the marks is there already.
+    ///
+    /// # Errors
+    /// A table that cannot be written; it is as it was.
+    pub async fn append_once(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        rows: &RecordBatch,
+        marks: &[(String, i64)],
+    ) -> Result<(), OfflineStoreError> {
+        for _ in 0..COMMIT_TRIES_MAX {
+            let table = self.event_table_or_create(kind, name, &rows.schema()).await?;
+            if let Some((first, _)) = marks.first()
+                && table.mark(first).await?.is_some()
+            {
+                return Ok(());
+            }
+            let failed = |source| table.failed("written", source);
+            let files = if rows.num_rows() > 0 { write(&table.table, rows).await.map_err(failed)? } else { Vec::new() };
+            let transactions = marks.iter().map(|(name, number)| Transaction::new(name.clone(), *number)).collect();
+            match commit_append(&table, rows, &files, transactions).await {
+                Ok(_) => return Ok(()),
+                Err(error) if is_conflict(&error) => {}
+                Err(error) => return Err(table.failed("committed to", error)),
+            }
+        }
+        Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
+    }
+
+    /// Makes a table whose rows will come after a position in a log.
+    ///
+    /// # Errors
+    /// A table that cannot be written.
+    pub async fn begin_events(
+        &self,
+        kind: EventKind,
+        name: &SourceName,
+        columns: &RecordBatch,
+        log: &str,
+        position: u64,
+    ) -> Result<(), OfflineStoreError> {
+        let marks = [(application(log), i64::try_from(position).unwrap_or(i64::MAX))];
+        self.append_once(kind, name, columns, &marks).await
     }
 
     /// Deletes the rows that meet a condition. Gives how many there were.
@@ -421,7 +487,7 @@ async fn commit_append(
     table: &EventTable,
     rows: &RecordBatch,
     adds: &[Add],
-    reach: &Reach,
+    transactions: Vec<Transaction>,
 ) -> Result<u64, DeltaTableError> {
     let snapshot = table.table.snapshot()?;
     let mut actions: Vec<Action> = adds.iter().cloned().map(Action::Add).collect();
@@ -429,13 +495,6 @@ async fn commit_append(
         let metadata = snapshot.metadata().clone().with_schema(&delta_schema(&schema)?);
         actions.push(Action::Metadata(metadata?));
     }
-    let position = i64::try_from(reach.position).unwrap_or(i64::MAX);
-    let mut transactions = vec![Transaction::new(application(&reach.log), position)];
-    let topics = reach
-        .topics
-        .iter()
-        .map(|((topic, partition), offset)| Transaction::new(topic_application(topic, *partition), *offset));
-    transactions.extend(topics);
     let properties = CommitProperties::default().with_application_transactions(transactions).with_max_retries(0);
     let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
     let builder = CommitBuilder::from(properties).with_actions(actions);

@@ -42,6 +42,8 @@ pub enum OnlineStoreError {
     ForeignKey { view: ViewId },
     #[error("a store in memory has no files that a checkpoint could hold")]
     NoFiles,
+    #[error("nobody waits for what is read any more")]
+    Abandoned,
     #[error("view {view} is past the last number a view may have")]
     ReservedView { view: ViewId },
 }
@@ -49,7 +51,9 @@ pub enum OnlineStoreError {
 impl OnlineStoreError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            OnlineStoreError::Locked { .. } | OnlineStoreError::Storage { .. } => ErrorKind::Unavailable,
+            OnlineStoreError::Locked { .. } | OnlineStoreError::Storage { .. } | OnlineStoreError::Abandoned => {
+                ErrorKind::Unavailable
+            }
             OnlineStoreError::FormatVersion { .. } | OnlineStoreError::NotAnOnlineStore { .. } => {
                 ErrorKind::Precondition
             }

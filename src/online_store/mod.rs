@@ -182,6 +182,11 @@ pub trait OnlineStore: fmt::Debug + Send + Sync {
     /// A store that has no files.
     fn checkpoint(&self, folder: &Path) -> Result<(), OnlineStoreError>;
 
+    /// What the store tells of its size and state, by name; nothing where it tells nothing.
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Deletes the view's values, schemas, position, origin and retention, and nothing else. Cheap for huge views.
     ///
     /// Must not run together with a bulk write of the same view.

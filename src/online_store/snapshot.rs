@@ -54,6 +54,8 @@ pub enum SnapshotError {
     Taken { location: String },
     #[error("the snapshot at {location} has format {found}, this program reads {FORMAT}")]
     Format { location: String, found: u32 },
+    #[error("the snapshot at {location} is of project `{found}`, and this is project `{project}`")]
+    OtherProject { location: String, found: String, project: String },
     #[error("the snapshot at {location} is damaged: {problem}")]
     Damaged { location: String, problem: String },
     #[error("{location} is no place for a snapshot: {problem}")]
@@ -68,7 +70,9 @@ impl SnapshotError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             SnapshotError::None { .. } => ErrorKind::NotFound,
-            SnapshotError::Taken { .. } | SnapshotError::Location { .. } => ErrorKind::Invalid,
+            SnapshotError::Taken { .. } | SnapshotError::Location { .. } | SnapshotError::OtherProject { .. } => {
+                ErrorKind::Invalid
+            }
             SnapshotError::Format { .. } => ErrorKind::Precondition,
             SnapshotError::Damaged { .. } => ErrorKind::Corrupt,
             SnapshotError::Io { .. } | SnapshotError::Store { .. } => ErrorKind::Unavailable,
@@ -108,12 +112,16 @@ impl Snapshot {
     /// Brings the files of the snapshot at `location` into `folder`, which must not exist.
     ///
     /// # Errors
-    /// No snapshot there, or one whose files are not as it says.
-    pub async fn fetch(location: &str, folder: &Path) -> Result<Snapshot, SnapshotError> {
+    /// No snapshot there, one of another project, or one whose files are not as it says.
+    pub async fn fetch(location: &str, folder: &Path, project: &str) -> Result<Snapshot, SnapshotError> {
         let place = Place::parse(location)?;
         let snapshot = place.read_description(location).await?;
         if snapshot.format != FORMAT {
             return Err(SnapshotError::Format { location: location.to_owned(), found: snapshot.format });
+        }
+        if snapshot.project != project {
+            let (location, project) = (location.to_owned(), project.to_owned());
+            return Err(SnapshotError::OtherProject { location, found: snapshot.project, project });
         }
         let damaged = |problem: String| SnapshotError::Damaged { location: location.to_owned(), problem };
         let io = |action, path: &Path| {
@@ -130,11 +138,17 @@ impl Snapshot {
             match &place {
                 Place::Folder(source) => {
                     let source = source.join(DATABASE).join(name);
-                    link_or_copy(&source, &target).map_err(io("read", &source))?;
+                    link_or_copy(&source, &target).map_err(|error| match error.kind() {
+                        std::io::ErrorKind::NotFound => damaged(format!("`{name}` is missing")),
+                        _ => io("read", &source)(error),
+                    })?;
                 }
                 Place::Objects { store, prefix } => {
                     let path = prefix.clone().join(DATABASE).join(name.as_str());
-                    let failed = |source| SnapshotError::Store { action: "read", location: path.to_string(), source };
+                    let failed = |source| match source {
+                        object_store::Error::NotFound { .. } => damaged(format!("`{name}` is missing")),
+                        source => SnapshotError::Store { action: "read", location: path.to_string(), source },
+                    };
                     let mut pieces = store.get(&path).await.map_err(failed)?.into_stream();
                     let mut file = tokio::fs::File::create(&target).await.map_err(io("write", &target))?;
                     while let Some(piece) = futures::StreamExt::next(&mut pieces).await {
@@ -294,7 +308,7 @@ mod tests {
         let published = publish(&location).await.unwrap();
         assert_eq!((published.files(), published.bytes()), (2, 16));
         let target = folder.path().join("fetched");
-        assert_eq!(Snapshot::fetch(&location, &target).await.unwrap(), published);
+        assert_eq!(Snapshot::fetch(&location, &target, "p").await.unwrap(), published);
         assert_eq!(std::fs::read_to_string(target.join("000001.sst")).unwrap(), "values");
         assert!(matches!(publish(&location).await, Err(SnapshotError::Taken { .. })));
     }
@@ -305,7 +319,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let fetch = async |name: &str| {
             let target = at(&format!("{name}.fetched"));
-            Snapshot::fetch(at(name).to_str().unwrap(), &target).await.unwrap_err()
+            Snapshot::fetch(at(name).to_str().unwrap(), &target, "p").await.unwrap_err()
         };
         assert!(matches!(fetch("nowhere").await, SnapshotError::None { .. }));
         // One that was killed before it was finished has no description.
@@ -315,6 +329,12 @@ mod tests {
         publish(at("cut").to_str().unwrap()).await.unwrap();
         std::fs::write(at("cut").join(DATABASE).join("CURRENT"), "M").unwrap();
         assert!(matches!(fetch("cut").await, SnapshotError::Damaged { .. }));
+        std::fs::remove_dir_all(at("cut.fetched")).unwrap();
+        std::fs::remove_file(at("cut").join(DATABASE).join("CURRENT")).unwrap();
+        assert!(fetch("cut").await.to_string().contains("`CURRENT` is missing"));
+        publish(at("other").to_str().unwrap()).await.unwrap();
+        let other = Snapshot::fetch(at("other").to_str().unwrap(), &at("other.fetched"), "q").await.unwrap_err();
+        assert!(matches!(other, SnapshotError::OtherProject { .. }));
         for description in ["{", r#"{"format":1,"project":"p","created_at":"","files":[{"name":"../x","bytes":1}]}"#] {
             std::fs::create_dir_all(at("foreign")).unwrap();
             std::fs::write(at("foreign").join(DESCRIPTION), description).unwrap();

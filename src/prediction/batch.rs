@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::catalog::PredictionCatalog;
 use super::error::PredictionError;
 use super::plan::{Read, RoutePlan};
-use super::request::{PredictAnswer, PredictRequest};
+use super::request::PredictAnswer;
 use super::rows::{KnownRows, service_columns};
 use super::service::evaluate_plan;
 use crate::definition::EVENT_TIMESTAMP;
@@ -38,20 +38,19 @@ pub async fn predict_batch(
     timestamp_column: Option<String>,
 ) -> Result<BatchPrediction, PredictionError> {
     let plan = catalog.route(route)?;
-    let mut known = KnownRows::new(spine)?;
+    let mut known = KnownRows::new(spine);
     let (mut tables, mut warnings) = (Vec::new(), Vec::new());
     for read in &plan.reads {
         let (answer, read_tables, read_warnings) =
             read_spine(catalog, retrieval, &plan, read, spine, timestamp_column.as_deref()).await?;
-        known.add_fetched(&read.name, answer);
+        known.add_fetched(read, answer);
         tables.extend(read_tables);
         warnings.extend(read_warnings);
     }
-    let ids = (0..spine.num_rows()).map(|row| row.to_string()).collect();
-    let request = PredictRequest { route: route.to_owned(), columns: spine.clone(), prediction_ids: ids, now: None };
+    let ids: Vec<String> = (0..spine.num_rows()).map(|row| row.to_string()).collect();
     let answer = match spine.num_rows() {
         0 => PredictAnswer { rows: Vec::new(), looked_up: None, registry_version: catalog.features.registry.version },
-        _ => evaluate_plan(&plan, &request, known, catalog.features.registry.version)?.answer,
+        _ => evaluate_plan(&plan, &ids, known, catalog.features.registry.version)?.answer,
     };
     Ok(BatchPrediction { rows: with_predictions(spine, &answer)?, tables, warnings })
 }

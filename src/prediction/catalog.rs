@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::error::PredictionError;
-use super::plan::{Planner, RoutePlan};
+use super::inputs::InputNames;
+use super::plan::{Planner, RoutePlan, RouteProblem};
 use crate::definition::{PredictionRoute, RouteAnswer, RouteName};
 use crate::error::error_chain;
-use crate::model_registry::{ModelReference, ModelRegistry, ModelVersion, Models};
+use crate::model_registry::{ModelReference, ModelRegistry, ModelVersion, Models, RegisteredModel};
 use crate::model_runtime::{LoadOptions, Model};
 use crate::retrieval::Catalog;
 
@@ -16,10 +17,22 @@ use crate::retrieval::Catalog;
 pub struct LoadedModel {
     pub version: Arc<ModelVersion>,
     pub model: Model,
+    pub names: InputNames,
 }
 
 type Key = (String, u64);
 type Loaded = HashMap<Key, Result<Arc<LoadedModel>, String>>;
+
+/// Which routes are planned, and which models loaded for them.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'s> {
+    /// All routes and models, with the versions that an alias stands for, that routes name, and these.
+    Served(&'s [ModelReference]),
+    /// The routes of the definitions.
+    Routes,
+    /// One route, or one model by reference.
+    One(&'s str),
+}
 
 #[derive(Debug)]
 pub struct PredictionCatalog {
@@ -27,50 +40,80 @@ pub struct PredictionCatalog {
     pub models: Arc<Models>,
     loaded: Loaded,
     /// By name; why one cannot answer is told to those who ask it.
-    routes: HashMap<String, Result<Arc<RoutePlan>, String>>,
+    routes: HashMap<String, Result<Arc<RoutePlan>, RouteProblem>>,
+    /// Those of models by `name@alias` and `name@version`.
+    references: HashMap<String, Arc<RoutePlan>>,
 }
 
 impl PredictionCatalog {
-    /// Compiles all routes, and loads every model that has an alias or is named by a route; those that `previous` has
-    /// are taken over. A route or a model that cannot be used disturbs no other.
+    /// Compiles routes, and loads their models; those that `previous` has are taken over. A route or a model that
+    /// cannot be used disturbs no other.
     pub async fn build(
         features: Arc<Catalog>,
         models: Arc<Models>,
         registry: &ModelRegistry,
         previous: Option<&PredictionCatalog>,
+        scope: Scope<'_>,
     ) -> Self {
         let mut loaded = Loaded::new();
-        for version in needed(&features, &models) {
+        for version in needed(&features, &models, scope) {
             let key = (version.model.clone(), version.version);
             let known = previous.and_then(|previous| previous.loaded.get(&key)?.as_ref().ok());
             let model = match known {
                 Some(known) => Ok(Arc::clone(known)),
                 None => load(registry, &version).await.map_err(|error| error_chain(&error)),
             };
-            if let Err(problem) = &model {
-                tracing::error!(model = version.model, version = version.version, problem, "a model cannot be loaded");
-            }
             loaded.insert(key, model);
         }
-        let mut catalog = PredictionCatalog { features, models, loaded, routes: HashMap::new() };
-        let routes = catalog.features.definitions().prediction_routes.iter().map(|route| catalog.planned(route));
-        let mut routes: HashMap<_, _> = routes.collect();
-        for name in catalog.models.models.keys().filter(|name| !routes.contains_key(*name)).cloned().collect::<Vec<_>>()
-        {
+        let (routes, references) = (HashMap::new(), HashMap::new());
+        let mut catalog = PredictionCatalog { features, models, loaded, routes, references };
+        let is_asked = |name: &str| !matches!(scope, Scope::One(one) if one != name);
+        let defined = catalog.features.definitions().prediction_routes.iter();
+        let defined = defined.filter(|route| is_asked(route.name.as_str()));
+        let mut routes: HashMap<_, _> = defined.map(|route| catalog.planned(route)).collect();
+        if !matches!(scope, Scope::Routes) {
             // A model goes by its own name, too.
-            routes.extend([catalog.planned(&route_of_model(&name, &name))]);
+            let names = catalog.models.models.keys().filter(|name| is_asked(name) && !catalog.has_route(name));
+            routes.extend(names.map(|name| catalog.planned(&route_of_model(name, name))));
         }
         catalog.routes = routes;
+        if matches!(scope, Scope::Served(_)) {
+            catalog.references = catalog.planned_references();
+        }
         catalog
     }
 
-    fn planned(&self, route: &PredictionRoute) -> (String, Result<Arc<RoutePlan>, String>) {
+    fn has_route(&self, name: &str) -> bool {
+        self.features.definitions().prediction_routes.iter().any(|route| route.name.as_str() == name)
+    }
+
+    fn planned_references(&self) -> HashMap<String, Arc<RoutePlan>> {
+        let versions = self.loaded.keys().map(|(model, version)| format!("{model}@{version}"));
+        let alias = |(name, model): (&String, &RegisteredModel)| -> Vec<String> {
+            model.aliases.keys().map(|alias| format!("{name}@{alias}")).collect()
+        };
+        let references = versions.chain(self.models.models.iter().flat_map(alias));
+        // Why one cannot be asked, whoever asks it is told.
+        references
+            .filter_map(|name| self.plan(&route_of_model(&name, &name)).ok().map(|plan| (name, Arc::new(plan))))
+            .collect()
+    }
+
+    fn planned(&self, route: &PredictionRoute) -> (String, Result<Arc<RoutePlan>, RouteProblem>) {
         let name = route.name.as_str().to_owned();
-        let planned = self.plan(route).map(Arc::new).map_err(|error| error_chain(&error));
-        if let Err(problem) = &planned {
-            tracing::warn!(route = name, problem, "a route cannot answer");
-        }
+        let planned = self.plan(route).map(Arc::new).map_err(|error| RouteProblem::new(&name, &error));
         (name, planned)
+    }
+
+    /// What keeps routes, shadows and models from being asked, sorted.
+    pub fn problems(&self) -> Vec<RouteProblem> {
+        let routes = self.routes.values().flat_map(|route| match route {
+            Ok(plan) => plan.left_out.clone(),
+            Err(problem) => vec![problem.clone()],
+        });
+        let mut problems: Vec<RouteProblem> = routes.collect();
+        problems.sort_unstable_by(|a, b| (&a.route, &a.problem).cmp(&(&b.route, &b.problem)));
+        problems
     }
 
     fn plan(&self, route: &PredictionRoute) -> Result<RoutePlan, PredictionError> {
@@ -95,16 +138,42 @@ impl PredictionCatalog {
         match self.routes.get(name) {
             Some(Ok(plan)) => Ok(Arc::clone(plan)),
             Some(Err(problem)) => {
-                Err(PredictionError::RouteUnavailable { route: name.to_owned(), problem: problem.clone() })
+                Err(PredictionError::RouteUnavailable { route: name.to_owned(), problem: problem.problem.clone() })
             }
-            None if name.contains('@') => self.plan(&route_of_model(name, name)).map(Arc::new),
-            None => Err(PredictionError::unknown_route(name, self.routes.keys().map(String::as_str))),
+            None if name.contains('@') => match self.references.get(name) {
+                Some(plan) => Ok(Arc::clone(plan)),
+                None => self.plan(&route_of_model(name, name)).map(Arc::new),
+            },
+            None => Err(PredictionError::unknown_route(name, self.route_names())),
         }
     }
 
     /// Names of all routes, those of models among them.
     pub fn route_names(&self) -> impl Iterator<Item = &str> {
-        self.routes.keys().map(String::as_str)
+        let routes = self.features.definitions().prediction_routes.iter().map(|route| route.name.as_str());
+        routes.chain(self.models.models.keys().filter(|name| !self.has_route(name)).map(String::as_str))
+    }
+
+    /// # Errors
+    /// A name that is neither a route's nor a model's.
+    pub fn check_name(&self, name: &str) -> Result<(), PredictionError> {
+        match name.contains('@') || self.route_names().any(|known| known == name) {
+            true => Ok(()),
+            false => Err(PredictionError::unknown_route(name, self.route_names())),
+        }
+    }
+
+    /// The version that a reference stands for, if it could be loaded and nobody tried yet.
+    pub fn not_loaded(&self, reference: &str) -> Option<ModelReference> {
+        let version = self.models.resolve(&reference.parse().ok()?).ok()?;
+        let key = (version.model.clone(), version.version);
+        let pointer = version.version.to_string();
+        (!self.loaded.contains_key(&key)).then(|| ModelReference { model: version.model.clone(), pointer })
+    }
+
+    /// All that can be asked.
+    pub fn plans(&self) -> impl Iterator<Item = &Arc<RoutePlan>> {
+        self.routes.values().flatten().chain(self.references.values())
     }
 
     /// Whether it is of these versions.
@@ -124,11 +193,21 @@ fn route_of_model(name: &str, reference: &str) -> PredictionRoute {
     }
 }
 
-/// Versions with an alias, and those that routes name.
-fn needed(features: &Catalog, models: &Models) -> Vec<Arc<ModelVersion>> {
-    let mut needed: Vec<Arc<ModelVersion>> = models.live().map(|(version, _)| Arc::clone(version)).collect();
-    let references = features.definitions().prediction_routes.iter().flat_map(PredictionRoute::models);
-    for reference in references.filter_map(|text| text.parse::<ModelReference>().ok()) {
+/// The versions that are loaded, each once.
+fn needed(features: &Catalog, models: &Models, scope: Scope<'_>) -> Vec<Arc<ModelVersion>> {
+    let routes = &features.definitions().prediction_routes;
+    let named = || routes.iter().flat_map(PredictionRoute::models).filter_map(|text| text.parse().ok());
+    let references: Vec<ModelReference> = match scope {
+        Scope::Served(also) => named().chain(also.iter().cloned()).collect(),
+        Scope::Routes => named().collect(),
+        Scope::One(name) => match routes.iter().find(|route| route.name.as_str() == name) {
+            Some(route) => route.models().into_iter().filter_map(|text| text.parse().ok()).collect(),
+            None => name.parse().into_iter().collect(),
+        },
+    };
+    let live = models.live().map(|(version, _)| version).filter(|_| matches!(scope, Scope::Served(_)));
+    let mut needed: Vec<Arc<ModelVersion>> = live.cloned().collect();
+    for reference in references {
         if let Ok(version) = models.resolve(&reference)
             && needed.iter().all(|known| !Arc::ptr_eq(known, version))
         {
@@ -147,5 +226,5 @@ pub(super) async fn load(
     let format = version.format;
     let loading = tokio::task::spawn_blocking(move || Model::load(format, &bytes, &options));
     let model = loading.await.map_err(|error| PredictionError::Rows(error.to_string()))??;
-    Ok(Arc::new(LoadedModel { version: Arc::clone(version), model }))
+    Ok(Arc::new(LoadedModel { version: Arc::clone(version), model, names: InputNames::of(version) }))
 }

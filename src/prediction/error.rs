@@ -1,6 +1,6 @@
 //! Why a prediction cannot be made.
 
-use crate::definition::nearest;
+use crate::definition::{ValueType, nearest};
 use crate::error::ErrorKind;
 use crate::model_registry::ModelRegistryError;
 use crate::model_runtime::ModelError;
@@ -27,6 +27,16 @@ pub enum PredictionError {
     UnknownColumn { column: String, nearest: Option<String> },
     #[error("{rows} rows are sent with {ids} prediction ids; send one a row, or none")]
     PredictionIds { rows: usize, ids: usize },
+    #[error("route `{route}` is asked twice in one request")]
+    RouteTwice { route: String },
+    #[error("model `{model}` of a step answers {width} numbers, and the steps after it read one")]
+    StepWidth { model: String, width: usize },
+    #[error("`{lookup}` has type {value_type}, and the fallback answers numbers")]
+    Fallback { lookup: String, value_type: ValueType },
+    #[error("input `{input}` is sent twice, as `{first}` and as `{second}`; send one of them")]
+    SentTwice { input: String, first: String, second: String },
+    #[error("row {}: the prediction id is empty; send one, or none at all", row + 1)]
+    EmptyId { row: usize },
     #[error("prediction id `{id}` is sent for two rows")]
     SameId { id: String },
     #[error("a request has columns of rows, and at least one row")]
@@ -57,7 +67,9 @@ impl PredictionError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             PredictionError::UnknownRoute { .. } | PredictionError::UnknownPrediction { .. } => ErrorKind::NotFound,
-            PredictionError::RouteUnavailable { .. } => ErrorKind::Precondition,
+            PredictionError::RouteUnavailable { .. }
+            | PredictionError::StepWidth { .. }
+            | PredictionError::Fallback { .. } => ErrorKind::Precondition,
             PredictionError::Log(_) | PredictionError::LogClosed => ErrorKind::Unavailable,
             PredictionError::Rows(_) => ErrorKind::Internal,
             PredictionError::Model(error) => error.kind(),
@@ -68,7 +80,13 @@ impl PredictionError {
         }
     }
 
-    pub(super) fn unknown_route<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Self {
+    /// `known`: the columns that there may be.
+    pub fn unknown_column<'a>(column: &str, known: impl Iterator<Item = &'a String>) -> Self {
+        let nearest = nearest(column, known.map(String::as_str)).map(str::to_owned);
+        PredictionError::UnknownColumn { column: column.to_owned(), nearest }
+    }
+
+    pub fn unknown_route<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Self {
         PredictionError::UnknownRoute { name: name.to_owned(), nearest: nearest(name, known).map(str::to_owned) }
     }
 }

@@ -1,13 +1,18 @@
 //! The inputs of a model for some rows, each value with where it came from.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use std::collections::HashMap;
+use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+
+use super::catalog::LoadedModel;
 use super::error::PredictionError;
 use super::log::RecordValue;
 use super::rows::{KnownRows, as_numbers, cell_text};
-use crate::model_registry::{BoundInput, InputSource, ModelVersion, Scalar};
+use crate::model_registry::{InputSource, ModelVersion, Scalar};
 use crate::model_runtime::{InputKind, InputRows};
 use crate::point_in_time_join::FeatureStatus;
+use crate::retrieval::AnswerColumn;
 
 /// Where a value came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,19 +80,94 @@ impl BoundRows {
     }
 }
 
+/// The names under which requests and services have the inputs of a model.
+#[derive(Debug)]
+pub struct InputNames {
+    /// In the model's order.
+    pub names: Arc<[String]>,
+    /// Inputs by what requests may call them: the input's name, or the feature's, in full or not.
+    sent: HashMap<String, Vec<usize>>,
+    /// Of each input, the full name of its feature; None: only requests have it.
+    stored: Vec<Option<String>>,
+}
+
+impl InputNames {
+    pub fn of(version: &ModelVersion) -> Self {
+        let mut sent: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut stored = Vec::with_capacity(version.inputs.len());
+        for (position, input) in version.inputs.iter().enumerate() {
+            let mut names = vec![input.name.clone()];
+            stored.push(match &input.source {
+                InputSource::Request { .. } => None,
+                InputSource::Feature { view, feature, .. } => {
+                    let full = format!("{view}__{feature}");
+                    names.extend([feature.clone(), full.clone(), format!("{view}:{feature}")]);
+                    Some(full)
+                }
+            });
+            for name in names {
+                let positions = sent.entry(name).or_default();
+                if positions.last() != Some(&position) {
+                    positions.push(position);
+                }
+            }
+        }
+        let names = version.inputs.iter().map(|input| input.name.clone()).collect();
+        InputNames { names, sent, stored }
+    }
+
+    /// Of each input, the column of the request that has its values.
+    ///
+    /// # Errors
+    /// [`PredictionError::SentTwice`].
+    pub fn sent_columns<'r>(&self, request: &'r RecordBatch) -> Result<Vec<Option<&'r ArrayRef>>, PredictionError> {
+        let mut found: Vec<Option<usize>> = vec![None; self.stored.len()];
+        let fields = request.schema_ref().fields();
+        for (column, field) in fields.iter().enumerate() {
+            for position in self.sent.get(field.name()).into_iter().flatten() {
+                if let Some(other) = found[*position].replace(column) {
+                    let name = |column: usize| fields[column].name().clone();
+                    let (first, second) = (name(other), name(column));
+                    return Err(PredictionError::SentTwice { input: self.names[*position].clone(), first, second });
+                }
+            }
+        }
+        Ok(found.into_iter().map(|column| column.map(|column| request.column(column))).collect())
+    }
+
+    /// Whether some value of the store is needed, because the request does not carry every one.
+    pub fn needs_store(&self, request: &RecordBatch) -> Result<bool, PredictionError> {
+        let is_missing = |sent: Option<&ArrayRef>| sent.is_none_or(|array| array.logical_null_count() > 0);
+        let sent = self.sent_columns(request)?;
+        Ok(self.stored.iter().zip(sent).any(|(stored, sent)| stored.is_some() && is_missing(sent)))
+    }
+}
+
 /// For each of `rows`: a value of the request wins, else the store's, else the default; a null is no value.
 ///
 /// # Errors
 /// A value that the model cannot take, an input of the request that is not there.
-pub fn bind_rows(version: &ModelVersion, known: &KnownRows, rows: &[usize]) -> Result<BoundRows, PredictionError> {
+pub fn bind_rows(model: &LoadedModel, known: &KnownRows, rows: &[usize]) -> Result<BoundRows, PredictionError> {
+    let version = &model.version;
     let width = version.inputs.len();
     let missing = Provenance { origin: Origin::Store, status: None, event_timestamp: None };
     let mut bound =
         BoundRows { values: InputRows::missing(rows.len(), width), provenance: vec![missing; rows.len() * width] };
-    for (position, input) in version.inputs.iter().enumerate() {
-        bind_input(version, position, input, known, rows, &mut bound)?;
+    let fetched = known.fetched(&version.service);
+    let sent = model.names.sent_columns(&known.sent)?;
+    for (position, sent) in sent.into_iter().enumerate() {
+        let stored = model.names.stored[position].as_deref().and_then(|name| fetched?.column(name));
+        let sources = Sources { step: known.step(&version.inputs[position].name), sent, stored };
+        bind_input(version, position, &sources, rows, &mut bound)?;
     }
     Ok(bound)
+}
+
+/// Where the values of one input may come from.
+struct Sources<'k> {
+    step: Option<&'k ArrayRef>,
+    sent: Option<&'k ArrayRef>,
+    stored: Option<&'k AnswerColumn>,
 }
 
 /// A column of values, and what reads numbers out of it.
@@ -140,25 +220,18 @@ impl Values {
 fn bind_input(
     version: &ModelVersion,
     position: usize,
-    input: &BoundInput,
-    known: &KnownRows,
+    sources: &Sources<'_>,
     rows: &[usize],
     bound: &mut BoundRows,
 ) -> Result<(), PredictionError> {
-    let step = known.steps.get(&input.name).map(Values::of);
-    let sent = known.sent_for(input);
-    let stored = match &input.source {
-        InputSource::Request { .. } => None,
-        InputSource::Feature { view, feature, .. } => {
-            known.fetched.get(&version.service).and_then(|columns| columns.get(&format!("{view}__{feature}")))
-        }
-    };
+    let input = &version.inputs[position];
+    let Sources { step, sent, stored } = *sources;
     let is_asked = matches!(input.source, InputSource::Request { .. });
     if is_asked && sent.is_none() && step.is_none() && input.default.is_none() {
         let (model, input) = (version.model.clone(), input.name.clone());
         return Err(PredictionError::MissingInput { model, input });
     }
-    let sent = sent.map(Values::of);
+    let (step, sent) = (step.map(Values::of), sent.map(Values::of));
     let values = stored.map(|column| Values::of(&column.values));
     let width = version.inputs.len();
     for (at, row) in rows.iter().copied().enumerate() {

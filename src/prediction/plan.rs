@@ -1,13 +1,18 @@
 //! A route, ready to be asked: its models loaded, its conditions compiled.
 
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use super::catalog::LoadedModel;
 use super::condition::Condition;
 use super::error::PredictionError;
 use crate::definition::{
-    Experiment, FeatureReference, Field, PredictionLog, PredictionRoute, RouteAnswer, Step, ValueType,
+    Experiment, FeatureReference, Field, PredictionLog, PredictionRoute, RouteAnswer, Shadow, Step, ValueType,
 };
+use crate::error::error_chain;
 use crate::model_registry::{InputSource, ModelReference};
 use crate::model_runtime::InputKind;
 use crate::retrieval::{Catalog, FeatureSelection, ResolvedRequest};
@@ -20,13 +25,43 @@ pub struct RoutePlan {
     pub steps: Vec<PlannedStep>,
     pub experiment: Option<PlannedExperiment>,
     pub shadows: Vec<PlannedShadow>,
+    /// Shadows that cannot be asked: the route answers without them.
+    pub left_out: Vec<RouteProblem>,
     pub log: PredictionLog,
     /// What is read of the store for an answer, each once.
     pub reads: Vec<Arc<Read>>,
     /// Columns that a request may carry.
-    pub columns: Vec<String>,
+    pub columns: HashSet<String>,
     /// Those of them that are join keys.
     pub join_keys: Vec<String>,
+}
+
+/// Why a route, or a part of it, cannot answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteProblem {
+    pub route: String,
+    pub problem: String,
+    /// Whether it stays until the definitions are changed; else a model is missing, which may come.
+    pub is_of_definitions: bool,
+}
+
+impl RouteProblem {
+    pub fn new(route: &str, error: &PredictionError) -> Self {
+        use PredictionError::{Condition, Fallback, StepWidth};
+        let is_of_definitions = matches!(error, Condition { .. } | Fallback { .. } | StepWidth { .. });
+        RouteProblem { route: route.to_owned(), problem: error_chain(error), is_of_definitions }
+    }
+
+    fn of_shadow(route: &PredictionRoute, shadow: &Shadow, error: &PredictionError) -> Self {
+        let problem = format!("shadow `{}` is left out: {}", shadow.model, error_chain(error));
+        RouteProblem { problem, ..RouteProblem::new(route.name.as_str(), error) }
+    }
+}
+
+impl fmt::Display for RouteProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route `{}`: {}", self.route, self.problem)
+    }
 }
 
 /// Features that are read together.
@@ -35,6 +70,16 @@ pub struct Read {
     /// The feature service, or the reference of a lookup.
     pub name: String,
     pub resolved: Arc<ResolvedRequest>,
+    /// Positions among the outputs by full name.
+    pub positions: HashMap<String, usize>,
+}
+
+impl Read {
+    fn new(name: String, resolved: Arc<ResolvedRequest>) -> Self {
+        let names = resolved.outputs.iter().enumerate();
+        let positions = names.map(|(position, output)| (output.name.clone(), position)).collect();
+        Read { name, resolved, positions }
+    }
 }
 
 #[derive(Debug)]
@@ -70,6 +115,19 @@ impl RoutePlan {
         let variants = self.experiment.iter().flat_map(|experiment| &experiment.variants);
         steps.chain(variants.map(|(_, model)| model))
     }
+
+    /// Those whose predictions are answers: of steps the last one's.
+    pub fn answering(&self) -> impl Iterator<Item = &Arc<LoadedModel>> {
+        let last = self.steps.last().into_iter().flat_map(|step| std::iter::once(&step.model).chain(&step.otherwise));
+        let variants = self.experiment.iter().flat_map(|experiment| &experiment.variants);
+        last.chain(variants.map(|(_, model)| model))
+    }
+
+    /// Whether a request may carry a column of this name; `view:feature` stands for `view__feature`.
+    pub fn has_column(&self, name: &str) -> bool {
+        let in_full = || name.split_once(':').map(|(view, feature)| format!("{view}__{feature}"));
+        self.columns.contains(name) || in_full().is_some_and(|name| self.columns.contains(&name))
+    }
 }
 
 /// Plans the routes of one catalog.
@@ -100,21 +158,35 @@ impl Planner<'_> {
         models
             .extend(experiment.iter().flat_map(|experiment| &experiment.variants).map(|(_, model)| Arc::clone(model)));
         let mut reads = lookup.iter().map(|reference| self.read_lookup(reference)).collect::<Result<Vec<_>, _>>()?;
+        let looked_up = reads.iter().flat_map(|read| &read.resolved.outputs);
+        if let Some(output) =
+            looked_up.filter(|output| !steps.is_empty() && !output.field.value_type.is_prediction()).next()
+        {
+            let (lookup, value_type) = (output.name.clone(), output.field.value_type.clone());
+            return Err(PredictionError::Fallback { lookup, value_type });
+        }
         for model in &models {
             self.add_read(&model.version.service, &mut reads)?;
         }
         let mut all_reads = reads.clone();
-        let mut shadows = Vec::new();
+        let (mut shadows, mut left_out) = (Vec::new(), Vec::new());
         for shadow in &route.shadows {
-            let model = load(&shadow.model)?;
-            let read = self.add_read(&model.version.service, &mut all_reads)?;
-            models.push(Arc::clone(&model));
-            let reference = shadow.model.clone();
-            shadows.push(PlannedShadow { reference, model, percent: shadow.percent, filter: None, read });
+            let planned = load(&shadow.model)
+                .and_then(|model| Ok((self.add_read(&model.version.service, &mut all_reads)?, model)));
+            match planned {
+                Ok((read, model)) => shadows.push((shadow, model, read)),
+                Err(error) => left_out.push(RouteProblem::of_shadow(route, shadow, &error)),
+            }
         }
+        models.extend(shadows.iter().map(|(_, model, _)| Arc::clone(model)));
         let fields = known_fields(&all_reads, &models, &steps);
-        for (planned, shadow) in shadows.iter_mut().zip(&route.shadows) {
-            planned.filter = shadow.filter.as_deref().map(|text| Condition::compile(text, &fields)).transpose()?;
+        let mut planned_shadows = Vec::new();
+        for (shadow, model, read) in shadows {
+            let (reference, percent) = (shadow.model.clone(), shadow.percent);
+            match shadow.filter.as_deref().map(|text| Condition::compile(text, &fields)).transpose() {
+                Ok(filter) => planned_shadows.push(PlannedShadow { reference, model, percent, filter, read }),
+                Err(error) => left_out.push(RouteProblem::of_shadow(route, shadow, &error)),
+            }
         }
         let planned = |step: &Step| {
             Ok::<_, PredictionError>(PlannedStep {
@@ -125,7 +197,8 @@ impl Planner<'_> {
             })
         };
         let steps = steps.iter().map(planned).collect::<Result<Vec<_>, _>>()?;
-        let mut columns: Vec<String> = fields.iter().map(|field| field.name.clone()).collect();
+        check_widths(&steps)?;
+        let mut columns: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
         columns.extend(experiment.iter().map(|experiment| experiment.unit.clone()));
         let mut join_keys: Vec<String> = Vec::new();
         for key in all_reads.iter().flat_map(|read| &read.resolved.join_keys) {
@@ -134,7 +207,18 @@ impl Planner<'_> {
             }
         }
         let name = route.name.as_str().to_owned();
-        Ok(RoutePlan { name, lookup, steps, experiment, shadows, log: route.log.clone(), reads, columns, join_keys })
+        Ok(RoutePlan {
+            name,
+            lookup,
+            steps,
+            experiment,
+            shadows: planned_shadows,
+            left_out,
+            log: route.log.clone(),
+            reads,
+            columns,
+            join_keys,
+        })
     }
 
     fn experiment(&self, experiment: &Experiment) -> Result<PlannedExperiment, PredictionError> {
@@ -150,7 +234,7 @@ impl Planner<'_> {
 
     fn read_lookup(&self, reference: &FeatureReference) -> Result<Arc<Read>, PredictionError> {
         let selection = FeatureSelection::References(vec![reference.to_string()]);
-        Ok(Arc::new(Read { name: reference.to_string(), resolved: self.features.resolve(&selection, true)? }))
+        Ok(Arc::new(Read::new(reference.to_string(), self.features.resolve(&selection, true)?)))
     }
 
     fn add_read(&self, service: &str, reads: &mut Vec<Arc<Read>>) -> Result<Arc<Read>, PredictionError> {
@@ -158,10 +242,23 @@ impl Planner<'_> {
             return Ok(Arc::clone(known));
         }
         let resolved = self.features.resolve(&FeatureSelection::Service(service.to_owned()), true)?;
-        let read = Arc::new(Read { name: service.to_owned(), resolved });
+        let read = Arc::new(Read::new(service.to_owned(), resolved));
         reads.push(Arc::clone(&read));
         Ok(read)
     }
+}
+
+/// # Errors
+/// A step that others read, and whose model answers several numbers.
+fn check_widths(steps: &[PlannedStep]) -> Result<(), PredictionError> {
+    for step in steps.iter().filter(|step| step.alias.is_some()) {
+        for model in std::iter::once(&step.model).chain(&step.otherwise) {
+            if let Some(width) = model.version.prediction_width.filter(|width| *width != 1) {
+                return Err(PredictionError::StepWidth { model: model.version.model.clone(), width });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What conditions may name, each once: keys, request values, features by short and full name, inputs, steps.

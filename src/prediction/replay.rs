@@ -9,7 +9,7 @@ use datafusion::prelude::{Expr, SessionContext};
 
 use super::catalog::{LoadedModel, load};
 use super::error::PredictionError;
-use super::log::{LogRow, LogValue, PREDICTION_LOG};
+use super::log::{LogRow, LogValue, PREDICTION_LOG, Role};
 use crate::definition::SourceName;
 use crate::engine::Engine;
 use crate::model_registry::{ModelReference, ModelRegistry, ModelVersion};
@@ -68,15 +68,16 @@ pub fn log_rows(batches: &[RecordBatch]) -> Result<Vec<LogRow>, PredictionError>
     Ok(rows)
 }
 
-/// Asks the models again what they were asked, and compares to the last bit.
+/// Asks the models again what they were asked, and compares to the last bit. What a lookup answered, no model did.
 ///
 /// # Errors
 /// A model that is not there any more.
 pub async fn replay(registry: &ModelRegistry, rows: &[LogRow]) -> Result<ReplayReport, PredictionError> {
     let models = registry.models().await?;
     let mut loaded: HashMap<(String, u64), Arc<LoadedModel>> = HashMap::new();
-    let mut report = ReplayReport { rows: rows.len(), ..ReplayReport::default() };
-    for row in rows {
+    let mut report = ReplayReport::default();
+    for row in rows.iter().filter(|row| row.role != Role::Lookup.as_str()) {
+        report.rows += 1;
         let key = (row.model.clone(), row.version);
         let model = match loaded.get(&key) {
             Some(model) => Arc::clone(model),

@@ -1,6 +1,5 @@
 //! The columns of a request and what was fetched for it: where the values of inputs and conditions come from.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
@@ -8,60 +7,66 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Schema};
 
 use super::error::PredictionError;
-use crate::definition::nearest;
-use crate::model_registry::{BoundInput, InputSource};
+use super::plan::Read;
 use crate::retrieval::{Answer, AnswerColumn, ResolvedRequest};
 
 /// All that is known of a request's rows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub struct KnownRows {
     pub rows: usize,
-    /// As sent, by name.
-    pub sent: HashMap<String, ArrayRef>,
-    /// By service, its columns by full name.
-    pub fetched: HashMap<String, Arc<HashMap<String, AnswerColumn>>>,
-    /// Predictions of earlier steps; NaN where a step did not run.
-    pub steps: HashMap<String, ArrayRef>,
+    pub sent: RecordBatch,
+    pub fetched: Vec<Fetched>,
+    /// Predictions of earlier steps by their names; null where a step did not run.
+    pub steps: Vec<(String, ArrayRef)>,
+}
+
+/// What was read of the store together.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    pub read: Arc<Read>,
+    /// As the outputs of the read.
+    pub columns: Arc<[AnswerColumn]>,
 }
 
 impl KnownRows {
-    pub fn new(columns: &RecordBatch) -> Result<Self, PredictionError> {
-        let schema = columns.schema();
-        let mut sent = HashMap::new();
-        for (field, array) in schema.fields().iter().zip(columns.columns()) {
-            sent.insert(field.name().clone(), Arc::clone(array));
-        }
-        Ok(KnownRows { rows: columns.num_rows(), sent, ..KnownRows::default() })
+    pub fn new(columns: &RecordBatch) -> Self {
+        KnownRows { rows: columns.num_rows(), sent: columns.clone(), fetched: Vec::new(), steps: Vec::new() }
     }
 
-    pub fn add_fetched(&mut self, service: &str, answer: Answer) {
-        let columns = answer.columns.into_iter().map(|column| (column.name.clone(), column)).collect();
-        self.fetched.insert(service.to_owned(), Arc::new(columns));
+    pub fn add_fetched(&mut self, read: &Arc<Read>, answer: Answer) {
+        self.fetched.push(Fetched { read: Arc::clone(read), columns: answer.columns.into() });
     }
 
-    /// What the request carries for an input of a model: by the input's name, or the feature's, in full or not.
-    pub fn sent_for(&self, input: &BoundInput) -> Option<&ArrayRef> {
-        let InputSource::Feature { view, feature, .. } = &input.source else { return self.sent.get(&input.name) };
-        let of_feature = || self.sent.get(feature);
-        let in_full =
-            || self.sent.get(&format!("{view}__{feature}")).or_else(|| self.sent.get(&format!("{view}:{feature}")));
-        self.sent.get(&input.name).or_else(of_feature).or_else(in_full)
+    /// What was read under the name of a service or a lookup.
+    pub fn fetched(&self, name: &str) -> Option<&Fetched> {
+        self.fetched.iter().find(|fetched| fetched.read.name == name)
+    }
+
+    pub fn step(&self, name: &str) -> Option<&ArrayRef> {
+        self.steps.iter().find(|(known, _)| known == name).map(|(_, values)| values)
     }
 
     /// A column by name, for conditions: of the request, of a step, or a feature by its short or full name.
     pub fn column(&self, name: &str) -> Option<ArrayRef> {
-        if let Some(array) = self.steps.get(name).or_else(|| self.sent.get(name)) {
+        if let Some(array) = self.step(name).or_else(|| self.sent.column_by_name(name)) {
             return Some(Arc::clone(array));
         }
-        let mut columns = self.fetched.values().flat_map(|columns| columns.values());
+        let mut columns = self.fetched.iter().flat_map(|fetched| fetched.columns.iter());
         let found = columns.find(|column| column.name == name || short_name(&column.name) == name);
         found.map(|column| Arc::clone(&column.values))
     }
 
     /// The text of each row's value of a sent column; None: null, or not sent.
     pub fn texts(&self, name: &str) -> Vec<Option<String>> {
-        let Some(array) = self.sent.get(name) else { return vec![None; self.rows] };
+        let Some(array) = self.sent.column_by_name(name) else { return vec![None; self.rows] };
         (0..self.rows).map(|row| cell_text(array, row)).collect()
+    }
+}
+
+impl Fetched {
+    /// A feature by its full name.
+    pub fn column(&self, full_name: &str) -> Option<&AnswerColumn> {
+        self.columns.get(*self.read.positions.get(full_name)?)
     }
 }
 
@@ -79,24 +84,6 @@ pub fn service_columns(columns: &RecordBatch, resolved: &ResolvedRequest) -> Res
     let arrays = kept.iter().map(|at| Arc::clone(columns.column(*at))).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(columns.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
-}
-
-/// # Errors
-/// A sent column that nothing of the route reads.
-pub fn check_columns(
-    columns: &RecordBatch,
-    is_known: impl Fn(&str) -> bool,
-    known: &[String],
-) -> Result<(), PredictionError> {
-    let schema = columns.schema();
-    let unknown = schema.fields().iter().find(|field| !is_known(field.name()));
-    match unknown {
-        None => Ok(()),
-        Some(field) => Err(PredictionError::UnknownColumn {
-            column: field.name().clone(),
-            nearest: nearest(field.name(), known.iter().map(String::as_str)).map(str::to_owned),
-        }),
-    }
 }
 
 /// One value as a text; None: null.

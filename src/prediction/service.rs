@@ -4,22 +4,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
-use arrow::array::{Array, ArrayRef, Float64Array};
+use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
 
 use super::catalog::{LoadedModel, PredictionCatalog};
 use super::error::PredictionError;
 use super::hash::share;
 use super::inputs::{BoundRows, bind_rows};
-use super::log::{LogRecord, PredictionLogger, Role};
+use super::log::{PredictionLogger, Role};
 use super::plan::{PlannedStep, Read, RoutePlan};
+use super::record::{RecordHead, lookup_record, record};
 use super::request::{PredictAnswer, PredictRequest, RowAnswer};
-use super::rows::{KnownRows, check_columns, service_columns};
+use super::rows::{KnownRows, service_columns};
 use super::shadow::{ShadowJob, Shadows};
+use crate::definition::nearest;
 use crate::metrics::PREDICTIONS_TOTAL;
-use crate::model_registry::{BoundInput, InputSource};
 use crate::model_runtime::Predictions;
-use crate::retrieval::{OnlineRetrieval, RequestColumns};
+use crate::retrieval::{OnlineRetrieval, RequestColumns, RetrievalError, Waiting};
 use crate::time::EventTimestamp;
+use crate::trace;
 
 /// Up to here a request is answered on the thread that received it: handing others over would take longer.
 const INLINE_ROWS_MAX: usize = 256;
@@ -65,6 +67,7 @@ impl PredictionService {
 
     /// Requests that come from now on are answered from this catalog; shadows that it does not have any more end.
     pub fn use_catalog(&self, catalog: Arc<PredictionCatalog>) {
+        self.shadows.keep(&catalog);
         self.catalog.store(Some(catalog));
     }
 
@@ -72,84 +75,98 @@ impl PredictionService {
         self.logger.as_ref()
     }
 
-    /// Answers each row of a request; returns once what was answered is as durable as the route says.
+    /// Answers each row of a request, once a route, in the order of the routes; returns once what was answered is as
+    /// durable as the routes say. What several routes read of a service is fetched once.
     ///
     /// # Errors
-    /// A request that does not fit its route, a model or a store that fails: nothing is answered then.
-    pub async fn predict(&self, request: PredictRequest) -> Result<PredictAnswer, PredictionError> {
+    /// A request that does not fit its routes, a model or a store that fails: nothing is answered then.
+    pub async fn predict(&self, request: PredictRequest) -> Result<Vec<PredictAnswer>, PredictionError> {
         let arrived = Instant::now();
         let catalog = self.catalog().ok_or_else(|| PredictionError::RouteUnavailable {
-            route: request.route.clone(),
+            route: request.routes.join(", "),
             problem: "nothing is applied yet; run `asof apply`".to_owned(),
         })?;
-        let plan = catalog.route(&request.route)?;
+        let plans = request.routes.iter().map(|route| catalog.route(route)).collect::<Result<Vec<_>, _>>()?;
         let now = request.now.unwrap_or_else(|| self.online.clock.now());
-        let evaluate = || self.evaluate(&catalog, &plan, &request, now);
+        let evaluate = || self.evaluate(&catalog, &plans, &request, now);
         let evaluated = match request.columns.num_rows() {
             0..=INLINE_ROWS_MAX => evaluate()?,
             _ => tokio::task::block_in_place(evaluate)?,
         };
+        trace::rows(request.columns.num_rows());
         let latency_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let Evaluated { answer, evaluations, known } = evaluated;
-        for evaluation in &evaluations {
-            metrics::counter!(
-                PREDICTIONS_TOTAL,
-                "route" => plan.name.clone(),
-                "model" => format!("{}@{}", evaluation.model.version.model, evaluation.model.version.version),
-                "role" => evaluation.role.as_str(),
-            )
-            .increment(evaluation.rows.len() as u64);
+        let registry_version = catalog.features.registry.version;
+        let head = RecordHead { sent_at: self.online.clock.now().micros(), registry_version, latency_us };
+        let logging = Instant::now();
+        self.log(&head, &plans, &evaluated).await?;
+        trace::stage("log", logging);
+        let mut answers = Vec::with_capacity(plans.len());
+        for (plan, evaluated) in plans.iter().zip(evaluated) {
+            count(plan, &evaluated);
+            answers.push(self.start_shadows(&catalog, plan, evaluated, &request, now));
         }
-        let ids: Vec<&str> = answer.rows.iter().map(|row| row.prediction_id.as_str()).collect();
-        let sent_at = self.online.clock.now().micros();
-        let head = RecordHead { plan: &plan, sent_at, registry_version: answer.registry_version, latency_us };
-        self.log(&head, &evaluations, &ids, &known).await?;
-        self.start_shadows(&catalog, &plan, known, &request, &answer, now);
-        Ok(answer)
+        Ok(answers)
     }
 
-    /// Fetches what the route reads, and asks its models.
+    /// Fetches what the routes read, and asks their models.
     fn evaluate(
         &self,
         catalog: &PredictionCatalog,
-        plan: &RoutePlan,
+        plans: &[Arc<RoutePlan>],
         request: &PredictRequest,
         now: EventTimestamp,
-    ) -> Result<Evaluated, PredictionError> {
-        let mut known = KnownRows::new(&request.columns)?;
-        check_request(plan, request)?;
-        let needed: Vec<&Arc<Read>> = plan.reads.iter().filter(|read| needs_read(plan, read, &known)).collect();
-        for read in needed {
-            fetch(&self.online, catalog, read, request, now, &mut known)?;
+    ) -> Result<Vec<Evaluated>, PredictionError> {
+        check_request(plans, request)?;
+        let reading = Instant::now();
+        let mut known = KnownRows::new(&request.columns);
+        for plan in plans {
+            for read in &plan.reads {
+                if known.fetched(&read.name).is_none() && needs_read(plan, read, &known.sent)? {
+                    fetch(&self.online, catalog, read, now, &mut known)?;
+                }
+            }
         }
-        evaluate_plan(plan, request, known, catalog.features.registry.version)
+        trace::stage("read", reading);
+        let (evaluating, ids) = (Instant::now(), &request.prediction_ids);
+        let evaluate =
+            |plan: &Arc<RoutePlan>| evaluate_plan(plan, ids, known.clone(), catalog.features.registry.version);
+        let evaluated = plans.iter().map(evaluate).collect();
+        trace::stage("evaluate", evaluating);
+        evaluated
     }
 
-    /// Remembers what was answered; a share of it, by the prediction's id, where the route samples.
+    /// Remembers what was answered; a share of it, by the prediction's id, where a route samples. All of a request is
+    /// as durable as the strictest of its routes says.
     async fn log(
         &self,
-        head: &RecordHead<'_>,
-        evaluations: &[Evaluation],
-        ids: &[&str],
-        known: &KnownRows,
+        head: &RecordHead,
+        plans: &[Arc<RoutePlan>],
+        evaluated: &[Evaluated],
     ) -> Result<(), PredictionError> {
         let Some(logger) = &self.logger else { return Ok(()) };
-        let records: Vec<LogRecord> =
-            evaluations.iter().filter_map(|evaluation| record(head, evaluation, ids, known)).collect();
-        logger.append(&records, head.plan.log.durability).await
+        let mut records = Vec::new();
+        for (plan, evaluated) in plans.iter().zip(evaluated) {
+            let ids: Vec<&str> = evaluated.answer.rows.iter().map(|row| row.prediction_id.as_str()).collect();
+            let evaluations = evaluated.evaluations.iter();
+            records.extend(evaluations.filter_map(|evaluation| record(head, plan, evaluation, &ids, &evaluated.known)));
+            records.extend(lookup_record(head, plan, &evaluated.answer, &evaluated.known));
+        }
+        let durability = plans.iter().map(|plan| plan.log.durability).min().unwrap_or_default();
+        logger.append(&records, durability).await
     }
 
+    /// Shows the request to the shadows of its route; gives the answer back.
     fn start_shadows(
         &self,
         catalog: &Arc<PredictionCatalog>,
         plan: &Arc<RoutePlan>,
-        known: KnownRows,
+        evaluated: Evaluated,
         request: &PredictRequest,
-        answer: &PredictAnswer,
         now: EventTimestamp,
-    ) {
+    ) -> PredictAnswer {
+        let Evaluated { answer, known, .. } = evaluated;
         if plan.shadows.is_empty() {
-            return;
+            return answer;
         }
         let keys: Vec<String> = match request.prediction_ids.is_empty() {
             false => answer.rows.iter().map(|row| row.prediction_id.clone()).collect(),
@@ -170,72 +187,104 @@ impl PredictionService {
                 plan: Arc::clone(plan),
                 position,
                 known: Arc::clone(&known),
-                columns: request.columns.clone(),
                 rows,
                 ids: Arc::clone(&ids),
                 now,
             });
         }
+        answer
+    }
+}
+
+fn count(plan: &RoutePlan, evaluated: &Evaluated) {
+    for evaluation in &evaluated.evaluations {
+        metrics::counter!(
+            PREDICTIONS_TOTAL,
+            "route" => plan.name.clone(),
+            "model" => format!("{}@{}", evaluation.model.version.model, evaluation.model.version.version),
+            "role" => evaluation.role.as_str(),
+        )
+        .increment(evaluation.rows.len() as u64);
+    }
+    let looked_up = evaluated.answer.rows.iter().filter(|row| row.model.is_empty()).count();
+    if looked_up > 0 {
+        let (route, role) = (plan.name.clone(), Role::Lookup.as_str());
+        metrics::counter!(PREDICTIONS_TOTAL, "route" => route, "model" => "", "role" => role)
+            .increment(looked_up as u64);
     }
 }
 
 /// # Errors
-/// Rows and ids that do not fit, columns that nothing reads.
-pub fn check_request(plan: &RoutePlan, request: &PredictRequest) -> Result<(), PredictionError> {
+/// Rows and ids that do not fit, columns that nothing reads, a route that is asked twice.
+fn check_request(plans: &[Arc<RoutePlan>], request: &PredictRequest) -> Result<(), PredictionError> {
     let rows = request.columns.num_rows();
     if rows == 0 {
         return Err(PredictionError::NoRows);
+    }
+    for (position, plan) in plans.iter().enumerate() {
+        if plans[..position].iter().any(|known| known.name == plan.name) {
+            return Err(PredictionError::RouteTwice { route: plan.name.clone() });
+        }
     }
     let ids = &request.prediction_ids;
     if !ids.is_empty() && ids.len() != rows {
         return Err(PredictionError::PredictionIds { rows, ids: ids.len() });
     }
+    if let Some(row) = ids.iter().position(String::is_empty) {
+        return Err(PredictionError::EmptyId { row });
+    }
     let mut seen = std::collections::HashSet::new();
     if let Some(id) = ids.iter().find(|id| !seen.insert(*id)) {
         return Err(PredictionError::SameId { id: id.clone() });
     }
-    let is_known = |name: &str| {
-        plan.columns.iter().any(|known| known == name)
-            // `view:feature` stands for `view__feature`.
-            || name.split_once(':').is_some_and(|(view, feature)| plan.columns.contains(&format!("{view}__{feature}")))
-    };
-    check_columns(&request.columns, is_known, &plan.columns)
+    let columns = request.columns.schema_ref().fields();
+    match columns.iter().find(|field| !plans.iter().any(|plan| plan.has_column(field.name()))) {
+        Some(field) => Err(PredictionError::unknown_column(field.name(), plans.iter().flat_map(|plan| &plan.columns))),
+        None => Ok(()),
+    }
 }
 
 /// Whether the store has to be asked: not where the request carries a value for every feature of every row.
-fn needs_read(plan: &RoutePlan, read: &Read, known: &KnownRows) -> bool {
+fn needs_read(plan: &RoutePlan, read: &Read, sent: &RecordBatch) -> Result<bool, PredictionError> {
     let is_lookup = plan.lookup.as_ref().is_some_and(|lookup| lookup.to_string() == read.name);
-    let has_keys = read.resolved.join_keys.iter().all(|key| known.sent.contains_key(&key.name));
+    let has_keys = read.resolved.join_keys.iter().all(|key| sent.column_by_name(&key.name).is_some());
     // Conditions may name any feature.
     let has_conditions = plan.steps.iter().any(|step| step.when.is_some()) || !plan.shadows.is_empty();
-    let is_missing = |input: &BoundInput| {
-        let is_stored = matches!(input.source, InputSource::Feature { .. });
-        is_stored && known.sent_for(input).is_none_or(|array| array.logical_null_count() > 0)
-    };
-    let mut models = plan.models().filter(|model| model.version.service == read.name);
-    is_lookup || (has_keys && has_conditions) || models.any(|model| model.version.inputs.iter().any(is_missing))
+    let mut needed = is_lookup || (has_keys && has_conditions);
+    for model in plan.models().filter(|model| model.version.service == read.name) {
+        needed |= model.names.needs_store(sent)?;
+    }
+    Ok(needed)
 }
 
 /// Reads the features of one service at an instant.
 pub fn fetch(
     online: &OnlineRetrieval,
     catalog: &PredictionCatalog,
-    read: &Read,
-    request: &PredictRequest,
+    read: &Arc<Read>,
     now: EventTimestamp,
     known: &mut KnownRows,
 ) -> Result<(), PredictionError> {
-    let columns = service_columns(&request.columns, &read.resolved)?;
-    let columns = RequestColumns::new(&read.resolved, columns)?;
-    let answer = online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now))?;
-    known.add_fetched(&read.name, answer.into_answer());
+    let columns = RequestColumns::new(&read.resolved, service_columns(&known.sent, &read.resolved)?);
+    let columns = columns.map_err(|error| with_all_columns(error, &known.sent))?;
+    let answer =
+        online.answer(&catalog.features, Arc::clone(&read.resolved), &columns, Some(now), &Waiting::default())?;
+    known.add_fetched(read, answer.into_answer());
     Ok(())
 }
 
-/// Asks the models of a plan about rows whose features are known.
+/// Tells of all columns of a request, not of those alone that a service needs.
+fn with_all_columns(error: RetrievalError, request: &RecordBatch) -> RetrievalError {
+    let RetrievalError::MissingColumn { column, role, .. } = error else { return error };
+    let sent: Vec<String> = request.schema_ref().fields().iter().map(|field| field.name().clone()).collect();
+    let nearest = nearest(&column, sent.iter().map(String::as_str)).map(str::to_owned);
+    RetrievalError::MissingColumn { column, role, nearest, sent }
+}
+
+/// Asks the models of a plan about rows whose features are known. Without `ids`, they are made.
 pub fn evaluate_plan(
     plan: &RoutePlan,
-    request: &PredictRequest,
+    ids: &[String],
     mut known: KnownRows,
     registry_version: u64,
 ) -> Result<Evaluated, PredictionError> {
@@ -246,7 +295,7 @@ pub fn evaluate_plan(
     let mut open: Vec<usize> = (0..rows).filter(|row| is_open(*row)).collect();
     if let Some(experiment) = &plan.experiment {
         let units = known.texts(&experiment.unit);
-        if !known.sent.contains_key(&experiment.unit) {
+        if known.sent.column_by_name(&experiment.unit).is_none() {
             return Err(PredictionError::NoUnit { unit: experiment.unit.clone() });
         }
         let variant_of = |row: usize| {
@@ -266,10 +315,10 @@ pub fn evaluate_plan(
         let first = evaluations.len();
         run_step(step, role, &open, &known, &mut evaluations)?;
         if let Some(alias) = &step.alias {
-            known.steps.insert(alias.clone(), step_column(&evaluations[first..], rows)?);
+            known.steps.push((alias.clone(), step_column(&evaluations[first..], rows)?));
         }
     }
-    let answer = answer(plan, request, &evaluations, looked_up, rows, registry_version)?;
+    let answer = answer(plan, ids, &evaluations, looked_up, rows, registry_version)?;
     Ok(Evaluated { answer, evaluations, known })
 }
 
@@ -312,7 +361,7 @@ fn ask(
     if rows.is_empty() {
         return Ok(());
     }
-    let bound = bind_rows(&model.version, known, &rows)?;
+    let bound = bind_rows(model, known, &rows)?;
     let predictions = model.model.predict(&bound.values)?;
     evaluations.push(Evaluation { model: Arc::clone(model), role, experiment, rows, bound, predictions });
     Ok(())
@@ -322,12 +371,9 @@ fn ask(
 fn step_column(evaluations: &[Evaluation], rows: usize) -> Result<ArrayRef, PredictionError> {
     let mut values = vec![None; rows];
     for evaluation in evaluations {
-        if evaluation.predictions.width != 1 {
-            let problem = format!(
-                "a step's model has {} outputs, and another one reads one number",
-                evaluation.predictions.width
-            );
-            return Err(PredictionError::RouteUnavailable { route: evaluation.model.version.model.clone(), problem });
+        let width = evaluation.predictions.width;
+        if width != 1 {
+            return Err(PredictionError::StepWidth { model: evaluation.model.version.model.clone(), width });
         }
         for (at, row) in evaluation.rows.iter().enumerate() {
             values[*row] = Some(evaluation.predictions.row(at)[0]);
@@ -337,21 +383,18 @@ fn step_column(evaluations: &[Evaluation], rows: usize) -> Result<ArrayRef, Pred
 }
 
 fn looked_up(known: &KnownRows, reference: &str) -> Option<ArrayRef> {
-    known.fetched.get(reference)?.values().next().map(|column| Arc::clone(&column.values))
+    known.fetched(reference)?.columns.first().map(|column| Arc::clone(&column.values))
 }
 
 fn answer(
     plan: &RoutePlan,
-    request: &PredictRequest,
+    ids: &[String],
     evaluations: &[Evaluation],
     looked_up: Option<ArrayRef>,
     rows: usize,
     registry_version: u64,
 ) -> Result<PredictAnswer, PredictionError> {
-    let ids = match request.prediction_ids.is_empty() {
-        true => super::request::new_ids(rows),
-        false => request.prediction_ids.clone(),
-    };
+    let ids = if ids.is_empty() { super::request::new_ids(rows) } else { ids.to_vec() };
     let empty = |prediction_id: String| RowAnswer {
         prediction_id,
         prediction: Vec::new(),
@@ -380,49 +423,6 @@ fn answer(
         });
     }
     Ok(PredictAnswer { rows: answers, looked_up, registry_version })
-}
-
-/// What the records of a request have in common.
-pub(super) struct RecordHead<'a> {
-    pub plan: &'a RoutePlan,
-    pub sent_at: i64,
-    pub registry_version: u64,
-    pub latency_us: u64,
-}
-
-/// The record of an evaluation, without the rows that are not sampled; None: no row is.
-pub(super) fn record(
-    head: &RecordHead<'_>,
-    evaluation: &Evaluation,
-    ids: &[impl AsRef<str>],
-    known: &KnownRows,
-) -> Option<LogRecord> {
-    let RecordHead { plan, sent_at, registry_version, latency_us } = *head;
-    let version = &evaluation.model.version;
-    let is_sampled = |id: &str| plan.log.sample >= 1.0 || share(&["log", &plan.name], id) < plan.log.sample;
-    let keys: Vec<Vec<Option<String>>> = plan.join_keys.iter().map(|key| known.texts(key)).collect();
-    let sampled = evaluation.rows.iter().enumerate().filter(|(_, row)| is_sampled(ids[**row].as_ref()));
-    let rows: Vec<_> = sampled
-        .map(|(at, row)| super::log::RecordRow {
-            prediction_id: ids[*row].as_ref().to_owned(),
-            keys: keys.iter().map(|texts| texts[*row].clone()).collect(),
-            values: evaluation.bound.record_values(at),
-            prediction: evaluation.predictions.row(at).to_vec(),
-        })
-        .collect();
-    (!rows.is_empty()).then(|| LogRecord {
-        sent_at,
-        route: plan.name.clone(),
-        model: version.model.clone(),
-        version: version.version,
-        role: evaluation.role,
-        experiment: evaluation.experiment.clone(),
-        registry_version,
-        latency_us,
-        keys: plan.join_keys.clone(),
-        inputs: version.inputs.iter().map(|input| input.name.clone()).collect(),
-        rows,
-    })
 }
 
 /// The join keys of each row as one text.

@@ -1,24 +1,24 @@
 //! Models that see what a route sees, on threads of their own.
 //!
-//! Each shadow of each route has one thread and one bounded queue. What does not fit is dropped and counted; a shadow
-//! that hangs or panics loses its own work only. The threads yield to all others.
+//! Each version of a model that shadows a route has one thread and one bounded queue. What does not fit is dropped and
+//! counted; a model that hangs or panics loses its own work only. The threads yield to all others, and end with what
+//! was asked of them once the route has other shadows; one that hangs stays until the process ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-
-use arrow::array::RecordBatch;
 
 use super::catalog::PredictionCatalog;
 use super::error::PredictionError;
 use super::inputs::bind_rows;
 use super::log::{PredictionLogger, Role};
 use super::plan::RoutePlan;
-use super::request::PredictRequest;
+use super::priority;
+use super::record::{RecordHead, record};
 use super::rows::KnownRows;
-use super::service::{Evaluation, RecordHead, condition_rows, fetch, record};
+use super::service::{Evaluation, condition_rows, fetch};
 use crate::metrics::SHADOW_ROWS_TOTAL;
 use crate::retrieval::OnlineRetrieval;
 use crate::time::EventTimestamp;
@@ -34,7 +34,6 @@ pub struct ShadowJob {
     /// Which of the plan's shadows.
     pub position: usize,
     pub known: Arc<KnownRows>,
-    pub columns: RecordBatch,
     pub rows: Vec<usize>,
     pub ids: Arc<[String]>,
     pub now: EventTimestamp,
@@ -44,8 +43,15 @@ pub struct ShadowJob {
 pub struct Shadows {
     online: OnlineRetrieval,
     logger: Option<Arc<PredictionLogger>>,
-    /// By route and shadow.
-    queues: Mutex<HashMap<(String, String), SyncSender<ShadowJob>>>,
+    queues: Mutex<HashMap<Key, SyncSender<ShadowJob>>>,
+}
+
+/// The route, and the model with its version.
+type Key = (String, String, u64);
+
+fn key(plan: &RoutePlan, position: usize) -> Key {
+    let version = &plan.shadows[position].model.version;
+    (plan.name.clone(), version.model.clone(), version.version)
 }
 
 impl Shadows {
@@ -57,14 +63,15 @@ impl Shadows {
     pub fn offer(&self, job: ShadowJob) {
         let (route, rows) = (job.plan.name.clone(), job.rows.len());
         let reference = job.plan.shadows[job.position].reference.clone();
+        let key = key(&job.plan, job.position);
         let offered = {
             let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-            match queues.get(&(route.clone(), reference.clone())) {
+            match queues.get(&key) {
                 Some(queue) => queue.try_send(job).is_ok(),
                 None => match self.start() {
                     Ok(queue) => {
                         let offered = queue.try_send(job).is_ok();
-                        queues.insert((route.clone(), reference.clone()), queue);
+                        queues.insert(key, queue);
                         offered
                     }
                     Err(_) => false,
@@ -74,6 +81,13 @@ impl Shadows {
         if !offered {
             count(&route, &reference, "dropped", rows);
         }
+    }
+
+    /// Ends those that no route has any more.
+    pub fn keep(&self, catalog: &PredictionCatalog) {
+        let keys = |plan: &Arc<RoutePlan>| (0..plan.shadows.len()).map(|at| key(plan, at)).collect::<Vec<_>>();
+        let kept: HashSet<Key> = catalog.plans().flat_map(keys).collect();
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| kept.contains(key));
     }
 
     fn start(&self) -> std::io::Result<SyncSender<ShadowJob>> {
@@ -87,38 +101,39 @@ impl Shadows {
 }
 
 fn work(jobs: &Receiver<ShadowJob>, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) {
-    yield_to_others();
+    priority::yield_to_all();
+    let mut is_failing = false;
     while let Ok(job) = jobs.recv() {
         let (route, rows) = (job.plan.name.clone(), job.rows.len());
         let reference = job.plan.shadows[job.position].reference.clone();
         // A model that panics is no reason to stop showing it the next request.
-        let outcome = match catch_unwind(AssertUnwindSafe(|| run(job, online, logger))) {
-            Ok(Ok(())) => "done",
+        let (outcome, rows) = match catch_unwind(AssertUnwindSafe(|| run(job, online, logger))) {
+            Ok(Ok(seen)) => ("done", seen),
             Ok(Err(error)) => {
-                tracing::warn!(route, shadow = reference, error = &error as &dyn std::error::Error, "a shadow failed");
-                "failed"
+                // The first of many is told; the others are counted.
+                if !is_failing {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(route, shadow = reference, error, "a shadow fails");
+                }
+                ("failed", rows)
             }
-            Err(_) => "failed",
+            Err(_) => ("failed", rows),
         };
+        is_failing = outcome == "failed";
         count(&route, &reference, outcome, rows);
     }
 }
 
-fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) -> Result<(), PredictionError> {
+/// Gives how many rows met the shadow's condition.
+fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogger>) -> Result<usize, PredictionError> {
     let started = Instant::now();
-    let ShadowJob { catalog, plan, position, known, columns, mut rows, ids, now } = job;
+    let ShadowJob { catalog, plan, position, known, mut rows, ids, now } = job;
     let shadow = &plan.shadows[position];
     let mut own;
     let mut known = known.as_ref();
-    if !known.fetched.contains_key(&shadow.read.name) && plan.reads.iter().all(|read| read.name != shadow.read.name) {
-        own = KnownRows {
-            rows: known.rows,
-            sent: known.sent.clone(),
-            fetched: known.fetched.clone(),
-            steps: known.steps.clone(),
-        };
-        let request = PredictRequest { route: plan.name.clone(), columns, prediction_ids: Vec::new(), now: Some(now) };
-        fetch(online, &catalog, &shadow.read, &request, now, &mut own)?;
+    if known.fetched(&shadow.read.name).is_none() && plan.reads.iter().all(|read| read.name != shadow.read.name) {
+        own = known.clone();
+        fetch(online, &catalog, &shadow.read, now, &mut own)?;
         known = &own;
     }
     if let Some(condition) = &shadow.filter {
@@ -126,32 +141,24 @@ fn run(job: ShadowJob, online: &OnlineRetrieval, logger: Option<&PredictionLogge
         rows.retain(|row| meets[*row]);
     }
     if rows.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    let bound = bind_rows(&shadow.model.version, known, &rows)?;
+    let seen = rows.len();
+    let bound = bind_rows(&shadow.model, known, &rows)?;
     let predictions = shadow.model.model.predict(&bound.values)?;
     let model = Arc::clone(&shadow.model);
     let evaluation = Evaluation { model, role: Role::Shadow, experiment: None, rows, bound, predictions };
     let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let registry_version = catalog.features.registry.version;
-    let head = RecordHead { plan: &plan, sent_at: online.clock.now().micros(), registry_version, latency_us };
-    if let (Some(logger), Some(record)) = (logger, record(&head, &evaluation, &ids, known)) {
+    let head = RecordHead { sent_at: online.clock.now().micros(), registry_version, latency_us };
+    if let (Some(logger), Some(record)) = (logger, record(&head, &plan, &evaluation, &ids, known)) {
         logger.append_behind(&record);
     }
-    Ok(())
+    Ok(seen)
 }
 
 fn count(route: &str, shadow: &str, outcome: &'static str, rows: usize) {
     let (route, shadow) = (route.to_owned(), shadow.to_owned());
     metrics::counter!(SHADOW_ROWS_TOTAL, "route" => route, "shadow" => shadow, "outcome" => outcome)
         .increment(rows as u64);
-}
-
-/// Lets the threads that answer go first.
-fn yield_to_others() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it changes the priority of the calling thread alone.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
-    }
 }

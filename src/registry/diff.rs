@@ -79,7 +79,9 @@ fn stream_details(old: &Source, new: &Source) -> Vec<String> {
     if let (Some(old), Some(new)) = (&old.stream, &new.stream) {
         let lateness = |stream: &Stream| stream.allowed_lateness.map_or("no limit".to_owned(), format_duration);
         details.extend((old.input != new.input).then(|| "stream reads from elsewhere".to_owned()));
+        let ahead = |stream: &Stream| stream.max_ahead().map_or("no limit".to_owned(), format_duration);
         details.extend(difference("allowed_lateness", &lateness(old), &lateness(new)));
+        details.extend(difference("max_ahead", &ahead(old), &ahead(new)));
         details.extend(typed_field_details("column of the stream", &old.columns, &new.columns));
     }
     details.extend(difference("event_id", or_none(old.event_id.as_deref()), or_none(new.event_id.as_deref())));

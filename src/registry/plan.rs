@@ -90,7 +90,7 @@ impl Plan {
     }
 
     /// The version that the plan makes of its base.
-    pub(super) fn next_version(&self, applied_at: EventTimestamp) -> RegistryVersion {
+    pub fn next_version(&self, applied_at: EventTimestamp) -> RegistryVersion {
         RegistryVersion {
             version: self.base_version.saturating_add(1),
             applied_at,

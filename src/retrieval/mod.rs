@@ -14,6 +14,7 @@ mod online_sides;
 mod online_windows;
 mod resolve;
 mod spine;
+mod waiting;
 mod windows;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use answer::{Answer, AnswerColumn, AnswerRef, OnlineAnswer, RequestColumns, 
 pub use batch::{AskedTimes, BatchAnswer, BatchPlan, BatchRequest, BatchRetrieval, TableVersion};
 pub use online::{OnlineRequest, OnlineRetrieval};
 pub use resolve::{Catalog, FeatureSelection, Origin, OutputColumn, ResolvedRequest, ResolvedView};
+pub use waiting::{Waiter, Waiting};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

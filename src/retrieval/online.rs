@@ -1,20 +1,23 @@
 //! The online answer: each key's row that holds now, out of the online store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder};
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondBuilder, new_null_array};
 
 use super::RetrievalError;
 use super::answer::{Answer, OnlineAnswer, RequestColumns, evaluate};
 use super::online_sides::JOBS;
 use super::online_windows::WindowPlan;
 use super::resolve::{Catalog, FeatureSelection, ResolvedRequest, ResolvedView};
-use crate::definition::ValueType;
+use super::waiting::Waiting;
+use crate::arrow_types::arrow_type;
+use crate::definition::{Field, ValueType};
 use crate::online_store::{EncodedKeys, KeyEncoder, OnlineStore, OnlineStoreError, RowDecoder, ViewId};
 use crate::point_in_time_join::{JoinedView, RowStatus};
 use crate::registry::ViewState;
 use crate::time::{Clock, EventTimestamp};
+use crate::trace;
 
 /// Answers online requests from one store.
 #[derive(Debug, Clone)]
@@ -53,10 +56,10 @@ impl OnlineRetrieval {
     pub fn read(&self, catalog: &Catalog, request: &OnlineRequest) -> Result<OnlineAnswer, RetrievalError> {
         let resolved = catalog.resolve(&request.selection, request.full_feature_names)?;
         let columns = RequestColumns::new(&resolved, request.columns.clone())?;
-        self.answer(catalog, resolved, &columns, request.now)
+        self.answer(catalog, resolved, &columns, request.now, &Waiting::default())
     }
 
-    /// As [`Self::read`], for a request that is already resolved.
+    /// As [`Self::read`], for a request that is already resolved; given up once nobody waits.
     ///
     /// # Errors
     /// As of [`Self::get`].
@@ -66,12 +69,15 @@ impl OnlineRetrieval {
         resolved: Arc<ResolvedRequest>,
         columns: &RequestColumns,
         now: Option<EventTimestamp>,
+        waiting: &Waiting,
     ) -> Result<OnlineAnswer, RetrievalError> {
         let now = self.instant(now)?;
         let mut joined = Vec::with_capacity(resolved.views.len());
         for view in &resolved.views {
             let state = catalog.registry.views.get(&view.view.name);
-            joined.push(self.read_view(view, state, columns, now)?);
+            let begun = Instant::now();
+            joined.push(self.read_view(view, state, columns, now, waiting)?);
+            trace::stage_of_view("view", view.view.name.as_str(), begun);
         }
         let computed = evaluate(&resolved, &joined, columns)?;
         let (rows, registry_version) = (columns.rows(), catalog.registry.version);
@@ -93,16 +99,23 @@ impl OnlineRetrieval {
         state: Option<&ViewState>,
         columns: &RequestColumns,
         now: EventTimestamp,
+        waiting: &Waiting,
     ) -> Result<JoinedView, RetrievalError> {
+        if waiting.is_over() {
+            return Err(OnlineStoreError::Abandoned.into());
+        }
         let rows = columns.rows();
         let id = ViewId(state.map_or(0, |state| state.id));
         let keys = encode_keys(resolved, id, columns)?;
         // What its stream wrote stands beside what jobs wrote.
         let side = resolved.streamed.as_ref().and_then(|_| self.store.stream_side(id));
+        if resolved.streamed.is_some() && side.is_none() {
+            return Ok(unknown_rows(resolved, rows));
+        }
         let streamed =
             side.map(|side| Ok::<_, RetrievalError>((side, encode_keys(resolved, side, columns)?))).transpose()?;
         if let Some(windows) = &resolved.windows {
-            return self.read_windows(windows, (id, keys), streamed, now);
+            return self.read_windows(windows, (id, keys), streamed, now, waiting);
         }
         if let Some(streamed) = streamed {
             return self.read_two_sides(resolved, &(id, keys), &streamed, now);
@@ -112,7 +125,10 @@ impl OnlineRetrieval {
         let mut statuses = Vec::with_capacity(rows);
         let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC");
         let oldest = resolved.view.ttl.map(|ttl| now.saturating_sub(ttl));
-        self.store.read(&keys, now, &mut |_, version| {
+        self.store.read(&keys, now, &mut |row, version| {
+            if waiting.is_over_at(row) {
+                return Err(OnlineStoreError::Abandoned);
+            }
             let Some(version) = version else {
                 decoder.append_null_row();
                 statuses.push(RowStatus::NotFound);
@@ -141,14 +157,27 @@ impl OnlineRetrieval {
         jobs: (ViewId, EncodedKeys),
         stream: Option<(ViewId, EncodedKeys)>,
         now: EventTimestamp,
+        waiting: &Waiting,
     ) -> Result<JoinedView, RetrievalError> {
         let statuses = jobs.1.iter().map(|key| if key.is_some() { RowStatus::Found } else { RowStatus::NotFound });
         let statuses: Vec<RowStatus> = statuses.collect();
         let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(statuses.len()).with_timezone("UTC");
         event_timestamps.append_nulls(statuses.len());
         let sides: Vec<(ViewId, EncodedKeys)> = std::iter::once(jobs).chain(stream).collect();
-        let features = windows.read(self.store.as_ref(), &sides, now)?;
+        let features = windows.read(self.store.as_ref(), &sides, now, waiting)?;
         Ok(JoinedView { features, statuses, event_timestamps: event_timestamps.finish() })
+    }
+}
+
+/// What a view answers that its stream does not feed yet: nothing is known of any key.
+fn unknown_rows(resolved: &ResolvedView, rows: usize) -> JoinedView {
+    let nulls = |field: &Field| new_null_array(&arrow_type(&field.value_type), rows);
+    let mut event_timestamps = TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC");
+    event_timestamps.append_nulls(rows);
+    JoinedView {
+        features: resolved.features.iter().map(nulls).collect(),
+        statuses: vec![RowStatus::NotFound; rows],
+        event_timestamps: event_timestamps.finish(),
     }
 }
 

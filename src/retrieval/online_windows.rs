@@ -6,6 +6,7 @@ use arrow::array::ArrayRef;
 use metrics::counter;
 
 use super::RetrievalError;
+use super::waiting::Waiting;
 use super::windows::{aggregation_of, resolution};
 use crate::definition::{FeatureView, Field, ValueType, Window};
 use crate::metrics::SUMS_OUT_OF_RANGE_TOTAL;
@@ -63,10 +64,11 @@ impl WindowPlan {
         store: &dyn OnlineStore,
         sides: &[(ViewId, EncodedKeys)],
         now: EventTimestamp,
+        waiting: &Waiting,
     ) -> Result<Vec<ArrayRef>, RetrievalError> {
         let mut held: Option<Held> = None;
         for (id, keys) in sides {
-            let more = self.read_side(store, *id, keys, now)?;
+            let more = self.read_side(store, *id, keys, now, waiting)?;
             held = Some(match held {
                 Some(mut held) => {
                     held.iter_mut().flatten().zip(more.iter().flatten()).for_each(|(sums, more)| {
@@ -86,6 +88,7 @@ impl WindowPlan {
         id: ViewId,
         keys: &EncodedKeys,
         now: EventTimestamp,
+        waiting: &Waiting,
     ) -> Result<Held, RetrievalError> {
         let schemas = store.schemas(id)?;
         let edges = self.windows.iter().map(|window| lower_edge(now.micros(), *window, self.resolution));
@@ -94,13 +97,14 @@ impl WindowPlan {
         let is_streamed = id.base() != id;
         if let Some((version, _)) = version {
             let segments = segments(now.micros(), &edges, &self.layout.widths);
-            if let Some(held) = Reading::new(self, segments, Some(*version), is_streamed).read(store, &schemas, keys)? {
+            let reading = Reading::new(self, segments, Some(*version), is_streamed);
+            if let Some(held) = reading.read(store, &schemas, keys, waiting)? {
                 return Ok(held);
             }
         }
         // Stored tiles are those of an earlier definition, and are being replaced: until they are, events alone tell.
         let reading = Reading::new(self, segments(now.micros(), &edges, &[]), None, is_streamed);
-        Ok(reading.read(store, &schemas, keys)?.unwrap_or_default())
+        Ok(reading.read(store, &schemas, keys, waiting)?.unwrap_or_default())
     }
 
     fn finish(&self, held: &[Option<Vec<Partial>>]) -> Result<Vec<ArrayRef>, RetrievalError> {
@@ -171,6 +175,7 @@ impl<'a> Reading<'a> {
         store: &dyn OnlineStore,
         schemas: &Schemas,
         keys: &EncodedKeys,
+        waiting: &Waiting,
     ) -> Result<Option<Held>, RetrievalError> {
         let plan = self.plan;
         let mut found: Vec<Option<Found>> =
@@ -180,6 +185,9 @@ impl<'a> Reading<'a> {
         let parts = self.parts(keys);
         let stretches: Vec<Stretch<'_>> = parts.iter().map(|part| self.stretch(part)).collect();
         store.read_stretches(&stretches, &mut |number, entry| {
+            if waiting.is_over_at(number) {
+                return Err(OnlineStoreError::Abandoned);
+            }
             let Part { key, segments, .. } = &parts[number];
             let instant = entry.event_timestamp.micros();
             let newer = self.segments[segments.clone()].partition_point(|segment| segment.range.start > instant);

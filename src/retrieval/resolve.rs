@@ -51,6 +51,13 @@ pub struct ResolvedRequest {
     pub request_values: Vec<Field>,
 }
 
+impl ResolvedRequest {
+    /// The sources of the views to read.
+    pub fn sources(&self) -> impl Iterator<Item = &SourceName> {
+        self.views.iter().flat_map(|view| view.view.input.sources())
+    }
+}
+
 #[derive(Debug)]
 pub struct ResolvedView {
     pub view: Arc<FeatureView>,

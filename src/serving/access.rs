@@ -10,9 +10,10 @@ use tonic::Status;
 
 use super::calls::{Call, Needs};
 use super::listen::Peer;
-use super::tokens::{Caller, TokenError, TokenFile, Tokens};
+use super::tokens::{Caller, Token, TokenError, TokenFile, Tokens};
 use crate::definition::Definitions;
 use crate::retrieval::ResolvedRequest;
+use crate::time::{Clock, SystemClock};
 
 /// How soon a file of tokens that was changed is read again.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(300);
@@ -83,11 +84,15 @@ impl Access {
             return Err(Status::unauthenticated("a token is needed: send `authorization: Bearer TOKEN`"));
         };
         let tokens = followed.tokens.load();
-        let Some(caller) = tokens.caller(token) else {
+        let Some(Token { caller, expires_at, .. }) = tokens.find(token) else {
             return Err(Status::unauthenticated("the token is not known here; it may be revoked"));
         };
-        if caller.is_scoped() && call.is_some_and(|call| call.is_of_all_views) {
-            return Err(Status::permission_denied("the token is for some views, and models may read any"));
+        if let Some(expired_at) = expires_at.filter(|at| *at <= SystemClock.now()) {
+            return Err(Status::unauthenticated(format!("the token has expired at {expired_at}")));
+        }
+        // What is not listed may concern any view.
+        if caller.is_scoped() && call.is_none_or(|call| call.is_of_all_views) {
+            return Err(Status::permission_denied("the token is for some views, and the call may concern any"));
         }
         if caller.may(needs) {
             return Ok(caller.clone());
@@ -118,6 +123,17 @@ impl Caller {
     /// PERMISSION_DENIED for a view that the token is not for.
     pub(super) fn check_request(&self, resolved: &ResolvedRequest) -> Result<(), Status> {
         self.check_views(resolved.views.iter().map(|view| view.view.name.as_str()))
+    }
+
+    /// The views of a call that is for all where it names none.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED for a view that the token is not for, or all of them.
+    pub(super) fn check_named_views(&self, views: &[String]) -> Result<(), Status> {
+        if self.is_scoped() && views.is_empty() {
+            return Err(Status::permission_denied("the token is for some views, and the call for all; name views"));
+        }
+        self.check_views(views.iter().map(String::as_str))
     }
 
     /// # Errors

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::access::caller;
 use super::pb;
 use super::pb::admin_server::Admin;
 use super::state::ServerState;
 use super::status::to_status;
+use crate::definition::SourceName;
 use crate::materialization::SyncedView;
+use crate::time::EventTimestamp;
 
 /// The `asof.v1.Admin` service.
 #[derive(Debug, Clone)]
@@ -22,7 +25,9 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::SyncOnlineStoreRequest>,
     ) -> Result<Response<pb::SyncOnlineStoreResponse>, Status> {
+        let caller = caller(request.extensions());
         let views = request.into_inner().views;
+        caller.check_named_views(&views)?;
         let state = Arc::clone(&self.state);
         // The command that asks has just applied or materialized: it may know of a version that we do not.
         super::follow::follow_once(&state).await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -34,9 +39,10 @@ impl Admin for AdminService {
 
     async fn flush_streams(
         &self,
-        _: Request<pb::FlushStreamsRequest>,
+        request: Request<pb::FlushStreamsRequest>,
     ) -> Result<Response<pb::FlushStreamsResponse>, Status> {
-        self.state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+        let sources: Vec<SourceName> = request.into_inner().sources.iter().map(|name| SourceName::new(name)).collect();
+        self.state.flush_streams(&sources).await.map_err(|error| to_status(error.kind(), &error))?;
         Ok(Response::new(pb::FlushStreamsResponse {}))
     }
 
@@ -52,7 +58,9 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::RebuildOnlineRequest>,
     ) -> Result<Response<pb::RebuildOnlineResponse>, Status> {
+        let caller = caller(request.extensions());
         let views = request.into_inner().views;
+        caller.check_named_views(&views)?;
         super::follow::follow_once(&self.state).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let state = Arc::clone(&self.state);
         let work = self.state.workers.spawn(async move { state.rebuild_online(&views).await });
@@ -60,8 +68,30 @@ impl Admin for AdminService {
         let (synced, streamed) = rebuilt.map_err(|error| to_status(error.kind(), &error))?;
         Ok(Response::new(pb::RebuildOnlineResponse {
             views: synced.into_iter().map(to_wire).collect(),
-            streamed: streamed.iter().map(|view| view.as_str().to_owned()).collect(),
+            streamed: streamed.iter().map(|built| built.view.as_str().to_owned()).collect(),
+            streamed_events: streamed.iter().map(|built| built.events).collect(),
         }))
+    }
+
+    async fn set_watermark(
+        &self,
+        request: Request<pb::SetWatermarkRequest>,
+    ) -> Result<Response<pb::SetWatermarkResponse>, Status> {
+        let pb::SetWatermarkRequest { source, watermark } = request.into_inner();
+        let ingestion = self.state.ingestion_of(&source).await?;
+        let before = ingestion.set_watermark(&source, EventTimestamp::from_micros(watermark)).await;
+        let before = before.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Response::new(pb::SetWatermarkResponse { before: before.map(EventTimestamp::micros) }))
+    }
+
+    async fn new_event_table(
+        &self,
+        request: Request<pb::NewEventTableRequest>,
+    ) -> Result<Response<pb::NewEventTableResponse>, Status> {
+        let source = request.into_inner().source;
+        let ingestion = self.state.ingestion_of(&source).await?;
+        ingestion.new_table(&source).await.map_err(|error| to_status(error.kind(), &error))?;
+        Ok(Response::new(pb::NewEventTableResponse {}))
     }
 }
 

@@ -17,7 +17,9 @@ use super::calls::call;
 use super::in_flight::{Full, InFlight, Permit};
 use super::listen::Peer;
 use super::record::{Recorder, Recording, grpc_code};
+use super::refusal::tidy;
 use super::watched_body::WatchedBody;
+use crate::trace::within;
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -61,32 +63,26 @@ where
         self.services.poll_ready(context)
     }
 
-    /// A call is counted at once, and looked at when a thread has time for it: how long that took tells how much the
-    /// server has to do.
+    /// A call is counted, and let in or refused, before any of its message is read.
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let arrived = Instant::now();
         let call = call(request.uri().path().trim_start_matches('/'));
-        let recording = self.layer.recorder.begin(call, arrived);
+        let recording = self.layer.recorder.begin(call, request.headers(), arrived);
         let permit = call.filter(|call| call.is_bounded).map(|_| self.layer.in_flight.enter());
         let (layer, mut services) = (Arc::clone(&self.layer), self.services.clone());
         Box::pin(async move {
             let permit = match permit {
-                Some(Ok(permit)) if layer.in_flight.is_late(arrived) => {
-                    drop(permit);
-                    return Ok(watch(layer.in_flight.refuse_late(), None, recording));
-                }
                 Some(Err(Full)) => return Ok(watch(layer.in_flight.refuse_full(), None, recording)),
                 Some(Ok(permit)) => Some(permit),
                 None => None,
             };
-            recording.begun();
             let peer = request.extensions().get::<Peer>();
             match layer.access.admit(call, request.headers(), peer) {
                 Ok(caller) => drop(request.extensions_mut().insert(caller)),
                 Err(status) => return Ok(watch(status.into_http(), permit, recording)),
             }
             answer_as_asked(request.headers_mut());
-            let answered = services.call(request);
+            let answered = within(recording.trace(), services.call(request));
             if call.is_some_and(|call| !call.is_timed) {
                 return Ok(watch(answered.await?, permit, recording));
             }
@@ -111,8 +107,9 @@ fn answer_as_asked(headers: &mut HeaderMap) {
     }
 }
 
-fn watch(answer: Response<Body>, permit: Option<Permit>, mut recording: Recording) -> Answer {
+fn watch(mut answer: Response<Body>, permit: Option<Permit>, mut recording: Recording) -> Answer {
     // A status among the headers is all there is; else it follows the messages.
+    tidy(answer.headers_mut());
     if let Some(code) = grpc_code(answer.headers()) {
         recording.set_code(code);
     }

@@ -9,8 +9,6 @@ use crate::retrieval::Catalog;
 use crate::stream_ingestion::IngestionError;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
-/// How long after a failure streams are opened again.
-const STREAMS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Takes over the newest version of the registry, if it is not the one in use, and deletes what it removed.
 ///
@@ -20,9 +18,9 @@ pub async fn follow_once(state: &ServerState) -> Result<bool, Box<dyn std::error
     let mut streams_tried = state.follow_lock.lock().await;
     let Some(latest) = state.registry.latest().await? else { return Ok(false) };
     let known = state.catalog().filter(|catalog| catalog.registry.version == latest.version);
-    let is_due = streams_tried.is_none_or(|tried| tried.elapsed() >= STREAMS_RETRY_INTERVAL);
     if let Some(catalog) = &known {
-        if is_due && state.streams_are_behind(&catalog.registry) {
+        let is_due = |after: Duration| streams_tried.is_none_or(|tried| tried.elapsed() >= after);
+        if state.streams_retry(&catalog.registry).is_some_and(is_due) {
             *streams_tried = Some(Instant::now());
             report(state.use_streams_of(&catalog.registry).await);
         }

@@ -12,7 +12,7 @@ use prost::Message;
 use super::columns::{decode_column, encode_column};
 use super::grpc::{online_request, request_batch};
 use super::http::OnlineBody;
-use super::http_feast::{FeastOnlineBody, FeastPushBody, rows_of};
+use super::http_feast::{FeastOnlineBody, FeastPushBody, FeastWriteBody, rows_of};
 use super::json::column_from_json;
 use super::pb::push_request::Rows;
 use super::pb::{self, PushColumns, PushRequest, RowMessages};
@@ -96,7 +96,8 @@ fn bodies_of_http() {
     let online = r#"{"features": ["v:f"], "entities": {"a": ["x", null], "l": [[1, 2.5], []]}, "request": {"r": [1, "NaN"]}, "now": "2026-01-01"}"#;
     let feast = r#"{"feature_service": "m", "entities": {"a": [1, 2]}, "full_feature_names": true}"#;
     let push = r#"{"push_source_name": "s", "df": {"a": [1, 2], "b": ["x", null]}, "to": "online"}"#;
-    let seeds = [online, feast, push].map(|text| text.as_bytes().to_vec()).to_vec();
+    let write = r#"{"feature_view_name": "v", "df": {"a": ["x"], "event_timestamp": ["2024-05-01T12:00:00"], "created": [null]}}"#;
+    let seeds = [online, feast, push, write].map(|text| text.as_bytes().to_vec()).to_vec();
     fuzz("http_bodies", seeds, |bytes| {
         if let Ok(body) = serde_json::from_slice::<OnlineBody>(bytes) {
             for (name, values) in body.entities.0.iter().chain(&body.request.0) {
@@ -104,6 +105,9 @@ fn bodies_of_http() {
             }
         }
         let _ = serde_json::from_slice::<FeastOnlineBody>(bytes);
+        if let Ok(body) = serde_json::from_slice::<FeastWriteBody>(bytes) {
+            let _ = rows_of(&body.df);
+        }
         if let Ok(body) = serde_json::from_slice::<FeastPushBody>(bytes) {
             let _ = rows_of(&body.df);
         }

@@ -18,7 +18,6 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::access::caller;
 use super::columns::{decode_column, encode_answer, encode_column};
-use super::in_flight::late;
 use super::ipc::read_stream;
 use super::pb::feature_store_server::FeatureStore;
 use super::pb::{self, batch_header::Times, get_batch_features_request, get_batch_features_response::Part};
@@ -26,14 +25,16 @@ use super::push::push_messages;
 use super::state::ServerState;
 use super::status::to_status;
 use super::tokens::Caller;
-use crate::definition::FeatureViewName;
+use crate::definition::{FeatureView, FeatureViewName, SourceName};
+use crate::error::error_chain;
 use crate::metrics::{FEATURE_AGE_SECONDS, ONLINE_REQUEST_ROWS, REQUEST_STAGE_SECONDS, process_cpu_seconds};
 use crate::retrieval::{
     Answer, AskedTimes, BatchAnswer, BatchRequest, Catalog, FeatureSelection, OnlineAnswer, OnlineRequest,
-    RequestColumns, ResolvedRequest, RetrievalError, TableVersion,
+    RequestColumns, ResolvedRequest, RetrievalError, TableVersion, Waiting,
 };
 use crate::stream_ingestion::SourceStatus;
 use crate::time::{EventTimestamp, TimeRange};
+use crate::trace;
 
 /// Rows of one message of a batch answer.
 const CHUNK_ROWS: usize = 16 * 1024;
@@ -76,14 +77,16 @@ impl FeatureStoreService {
         }
     }
 
-    fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+    pub(super) fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.state.catalog().ok_or_else(|| Status::failed_precondition("no definitions are applied; run `asof apply`"))
     }
 
     /// # Errors
-    /// Names that are unknown, and more features than the server answers at once.
+    /// Names that are unknown, views that the caller's token is not for, and more features than the server answers at
+    /// once.
     fn resolve(
         &self,
+        caller: &Caller,
         catalog: &Catalog,
         selection: &FeatureSelection,
         full_feature_names: bool,
@@ -92,7 +95,7 @@ impl FeatureStoreService {
         let too_many = |asked: usize| {
             let message =
                 format!("{asked} features are asked for, and the server answers {limit} at once; ask for fewer");
-            Status::resource_exhausted(message)
+            Status::invalid_argument(message)
         };
         if let FeatureSelection::References(references) = selection
             && references.len() > limit
@@ -100,7 +103,14 @@ impl FeatureStoreService {
             return Err(too_many(references.len()));
         }
         let resolved = catalog.resolve(selection, full_feature_names);
-        let resolved = resolved.map_err(|error| to_status(error.kind(), &error))?;
+        let resolved = resolved.map_err(|error| match error {
+            // Whoever may use some views learns the names of no others.
+            RetrievalError::Unknown { kind, name, .. } if caller.is_scoped() => {
+                Status::not_found(format!("there is no {kind} `{name}` that the token is for"))
+            }
+            error => to_status(error.kind(), &error),
+        })?;
+        caller.check_request(&resolved)?;
         if resolved.outputs.len() > limit { Err(too_many(resolved.outputs.len())) } else { Ok(resolved) }
     }
 
@@ -126,37 +136,45 @@ impl FeatureStoreService {
         let rows = request.columns.num_rows();
         if rows > limit {
             let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
-            return Err(Status::resource_exhausted(message));
+            return Err(Status::invalid_argument(message));
         }
         self.request_rows.record(rows as f64);
+        trace::rows(rows);
         let catalog = self.catalog()?;
-        let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
-        caller.check_request(&resolved)?;
+        let resolved = self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
         let (state, stages) = (Arc::clone(&self.state), self.stages.clone());
+        let waiting = Waiting::default();
+        // Dropped with this call, however that ends.
+        let _waiter = waiting.waiter();
         let with_ages = self.answered.fetch_add(1, Ordering::Relaxed).is_multiple_of(AGES_EVERY);
         let answer = move || {
             let begun = Instant::now();
             let failed = |error: RetrievalError| to_status(error.kind(), &error);
             let columns = RequestColumns::new(&resolved, request.columns.clone()).map_err(failed)?;
-            let answer = state.online.answer(&catalog, resolved, &columns, request.now).map_err(failed)?;
+            let answer = state.online.answer(&catalog, resolved, &columns, request.now, &waiting).map_err(failed)?;
             let read = Instant::now();
             stages.read.record(read - begun);
+            trace::stage("read", begun);
             if with_ages {
                 record_ages(&answer, request.now.unwrap_or_else(|| state.online.clock.now()));
             }
             let finished = finish(&request, answer);
             stages.encode.record(read.elapsed());
+            trace::stage("encode", read);
             Ok(finished)
         };
         if rows <= INLINE_ROWS_MAX {
-            return answer();
+            return self.state.turns.run(answer).await?;
         }
         // As many at once as there are cores: more would only make all of them slower.
         let queue_time = self.state.settings.server.limits.queue_time;
+        let waiting = Instant::now();
         let turn = tokio::time::timeout(queue_time, Arc::clone(&self.large).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(Status::resource_exhausted(late(queue_time))) };
+        let Ok(Ok(turn)) = turn else { return Err(self.state.turns.refusal()) };
+        trace::stage("turn", waiting);
+        let traced = trace::current();
         let answer = move || {
-            let answered = answer();
+            let answered = trace::within_thread(traced, answer);
             drop(turn);
             answered
         };
@@ -270,12 +288,12 @@ impl FeatureStore for FeatureStoreService {
             0 => self.catalog()?,
             version => self.catalog_at(version).await?,
         };
-        let resolved = self.resolve(&catalog, &request.selection, request.full_feature_names)?;
-        caller.check_request(&resolved)?;
+        let resolved = self.resolve(&caller, &catalog, &request.selection, request.full_feature_names)?;
+        let sources: Vec<SourceName> = resolved.sources().cloned().collect();
         let state = Arc::clone(&self.state);
         let work = AbortOnDrop(self.state.workers.spawn(async move {
             // The answer sees what was acknowledged before.
-            state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+            state.flush_streams(&sources).await.map_err(|error| to_status(error.kind(), &error))?;
             state.batch.get(&catalog, &request).await.map_err(|error| to_status(error.kind(), &error))
         }));
         let answer = work.await?;
@@ -326,6 +344,8 @@ impl FeatureStore for FeatureStoreService {
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         let caller = caller(request.extensions());
         let catalog = self.state.catalog();
+        let ingestion = self.state.ingestion();
+        let faults = ingestion.as_ref().map(|ingestion| ingestion.faults()).unwrap_or_default();
         let mut views = Vec::new();
         let all = catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views);
         for view in all.filter(|view| caller.may_use(view.name.as_str())) {
@@ -340,19 +360,41 @@ impl FeatureStore for FeatureStoreService {
                 table_version: table.as_ref().map(|table| table.version()),
                 materialized_until: until.map(EventTimestamp::micros),
                 online_table_version: position.map_err(|error| to_status(error.kind(), &error))?,
+                fault: faults.views.get(&view.name).map(|fault| error_chain(fault)).unwrap_or_default(),
             });
         }
+        let is_shown = |status: &pb::StreamStatus| {
+            let check = |catalog: &Arc<Catalog>| caller.check_source(catalog.definitions(), &status.source);
+            catalog.as_ref().is_some_and(|catalog| check(catalog).is_ok())
+        };
+        let streams = match ingestion {
+            Some(ingestion) => ingestion.status().into_iter().map(stream_status).collect(),
+            None => self.closed_streams(),
+        };
+        let streams = streams.into_iter().filter(is_shown);
         Ok(Response::new(pb::GetStatusResponse {
             project: self.state.settings.project.clone(),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            registry_version: catalog.map_or(0, |catalog| catalog.registry.version),
+            registry_version: catalog.as_ref().map_or(0, |catalog| catalog.registry.version),
             views,
-            streams: self
-                .state
-                .ingestion()
-                .map_or_else(Vec::new, |streams| streams.status().into_iter().map(stream_status).collect()),
+            streams: streams.collect(),
             process_cpu_seconds: process_cpu_seconds(),
         }))
+    }
+}
+
+impl FeatureStoreService {
+    /// The streams of a project, of which none is open.
+    fn closed_streams(&self) -> Vec<pb::StreamStatus> {
+        let (catalog, fault) = (self.state.catalog(), self.state.streams_fault());
+        let fault = fault.map(|fault| error_chain(&*fault)).unwrap_or_default();
+        let sources = catalog.iter().flat_map(|catalog| &catalog.definitions().sources);
+        let closed = |source: &SourceName| pb::StreamStatus {
+            source: source.as_str().to_owned(),
+            fault: fault.clone(),
+            ..pb::StreamStatus::default()
+        };
+        sources.filter(|source| source.stream.is_some()).map(|source| closed(&source.name)).collect()
     }
 }
 
@@ -368,7 +410,13 @@ fn is_for(caller: &Caller, catalog: &Catalog, kind: &str, name: &str) -> bool {
         "on_demand_feature_views" => uses(FeatureSelection::References(vec![name.to_owned()])),
         "feature_services" => uses(FeatureSelection::Service(name.to_owned())),
         "sources" => caller.check_source(catalog.definitions(), name).is_ok(),
-        _ => true,
+        "entities" => {
+            let has = |view: &&FeatureView| view.entities.iter().any(|entity| entity.as_str() == name);
+            let mut views = catalog.definitions().feature_views.iter().filter(has);
+            views.any(|view| caller.may_use(view.name.as_str()))
+        }
+        // Models may read any view.
+        _ => false,
     }
 }
 
@@ -378,11 +426,12 @@ fn stream_status(status: SourceStatus) -> pb::StreamStatus {
         watermark: status.watermark.map(EventTimestamp::micros),
         accepted: status.accepted,
         dead_letters: status.dead_letters,
-        duplicates: status.duplicates,
-        late: status.late,
-        ignored: status.ignored,
+        duplicates: status.passed_over.duplicates,
+        late: status.passed_over.late,
+        ignored: status.passed_over.ignored,
         online_lag_records: status.online_lag_records,
         offline_lag_records: status.offline_lag_records,
+        fault: status.fault.as_ref().map(|fault| error_chain(fault)).unwrap_or_default(),
     }
 }
 

@@ -18,6 +18,7 @@ use super::grpc::{FeatureStoreService, online_request};
 use super::packed::PackedCodec;
 use super::pb::GetOnlineFeaturesRequest;
 use super::wire::encode_online_answer;
+use crate::trace::stage;
 
 /// The path of the call.
 pub(super) const GET_ONLINE_FEATURES: &str = "/asof.v1.FeatureStore/GetOnlineFeatures";
@@ -66,6 +67,7 @@ impl UnaryService<GetOnlineFeaturesRequest> for Answering {
             let begun = Instant::now();
             let online = online_request(request)?;
             feature_store.stages.decode.record(begun.elapsed());
+            stage("decode", begun);
             let answer = feature_store.online(caller, online, move |request, answer| {
                 Bytes::from(encode_online_answer(request, &answer, event_timestamps))
             });

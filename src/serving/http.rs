@@ -1,7 +1,7 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use axum::body::Bytes;
@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -24,16 +25,19 @@ use super::http_feast;
 use super::in_flight::InFlight;
 use super::json::{answer_to_json, column_from_json};
 use super::listen::Peer;
-use super::push::{PushCall, read_arrow, read_parquet};
+use super::push::{PushCall, STREAMS_CLOSED, read_arrow, read_parquet};
 use super::record::{Recorder, record_http};
 use super::status::{http_status, kind_of};
 use super::tokens::Caller;
+use super::turns::RETRY_PUSHBACK;
 use super::watched_body::watched;
+use crate::error::error_chain;
 use crate::metrics::Metrics;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
-use crate::stream_ingestion::{Acknowledge, PushSummary, PushedRows};
+use crate::stream_ingestion::{Acknowledge, IngestionError, PassedOver, PushSummary, PushedRows};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
+use crate::trace;
 
 #[derive(Clone)]
 pub(super) struct Gateway {
@@ -58,6 +62,7 @@ pub(super) fn router(
         .route("/v1/push", post(push))
         .route("/get-online-features", post(http_feast::get_online_features))
         .route("/push", post(http_feast::push))
+        .route("/write-to-online-store", post(http_feast::write_to_online_store))
         .route("/openapi.json", get(describe))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
         .route("/ready", get(ready))
@@ -120,7 +125,11 @@ fn refuse_for_now(message: &str) -> Response {
 
 pub(super) fn failed(status: &Status) -> Response {
     let code = http_status(kind_of(status.code()));
-    failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
+    let mut answer = failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message());
+    if status.metadata().contains_key(RETRY_PUSHBACK) {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
 }
 
 async fn refuse_method(method: Method, uri: Uri) -> Response {
@@ -128,15 +137,36 @@ async fn refuse_method(method: Method, uri: Uri) -> Response {
     failure(StatusCode::METHOD_NOT_ALLOWED, &message)
 }
 
-/// Whether requests are answered: once definitions are applied, and until the server is to end.
+/// Whether requests are answered: once definitions are applied and the streams are open, and until the server is to
+/// end. What a single source or view is at fault for keeps nobody from the others, and is told beside.
 async fn ready(State(gateway): State<Gateway>) -> Response {
     if *gateway.stopped.borrow() {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "the server is about to end");
     }
-    match gateway.service.state.catalog() {
-        Some(catalog) => Json(json!({"status": "ready", "registry_version": catalog.registry.version})).into_response(),
-        None => failure(StatusCode::SERVICE_UNAVAILABLE, "no definitions are applied; run `asof apply`"),
+    let state = &gateway.service.state;
+    let Some(catalog) = state.catalog() else {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "no definitions are applied; run `asof apply`");
+    };
+    // Nobody is asked for a token here: where others are, names and reasons are for those that have one.
+    let is_open = state.settings.server.tokens.is_none();
+    if let Some(fault) = state.streams_fault() {
+        let reason = if is_open { format!(": {}", error_chain(&*fault)) } else { String::new() };
+        return failure(StatusCode::SERVICE_UNAVAILABLE, &format!("{STREAMS_CLOSED}{reason}"));
     }
+    let faults = state.ingestion().map(|ingestion| ingestion.faults()).unwrap_or_default();
+    let mut answer = json!({"status": "ready", "registry_version": catalog.registry.version});
+    if !faults.is_empty() && is_open {
+        let reasons = |faults: &mut dyn Iterator<Item = (&str, &IngestionError)>| {
+            Value::Object(faults.map(|(name, fault)| (name.to_owned(), error_chain(fault).into())).collect())
+        };
+        answer["faults"] = json!({
+            "sources": reasons(&mut faults.sources.iter().map(|(name, fault)| (name.as_str(), fault))),
+            "feature_views": reasons(&mut faults.views.iter().map(|(name, fault)| (name.as_str(), fault))),
+        });
+    } else if !faults.is_empty() {
+        answer["faults"] = json!({"sources": faults.sources.len(), "feature_views": faults.views.len()});
+    }
+    Json(answer).into_response()
 }
 
 /// What the gateway answers, for tools that read OpenAPI.
@@ -194,6 +224,7 @@ pub(super) fn refuse_body(rejection: &BytesRejection, body_bytes_max: usize) -> 
 }
 
 async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value, Status> {
+    let begun = Instant::now();
     let invalid = |message: String| Status::new(Code::InvalidArgument, message);
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err(invalid("the body has to be a JSON object, such as {\"feature_service\": …}".to_owned()));
@@ -220,6 +251,7 @@ async fn answer(gateway: &Gateway, caller: Caller, body: &[u8]) -> Result<Value,
         columns: request_batch(columns)?,
         now: now.map_err(|error| invalid(format!("`now`: {error}")))?,
     };
+    trace::stage("decode", begun);
     let timestamps = body.timestamps;
     let answer = gateway.service.online(caller, request, move |request, answer| {
         answer_to_json(&encode_answer_columns(request, &answer.into_answer(), timestamps), timestamps)
@@ -241,7 +273,8 @@ struct PushParameters {
 struct PushBody {
     source: Option<String>,
     acknowledge: Option<String>,
-    rows: Vec<UniqueObject>,
+    /// Read one by one: what is wrong with a row is wrong with no other.
+    rows: Vec<Box<RawValue>>,
 }
 
 async fn push(
@@ -288,12 +321,15 @@ async fn push_rows(
         "application/vnd.apache.parquet" | "application/x-parquet" | "application/parquet" => {
             batches(read_parquet(body)?)
         }
+        _ if body.trim_ascii().is_empty() => {
+            return Err(invalid("the body is empty; send {\"source\": …, \"rows\": [{…}]}".to_owned()));
+        }
         _ => {
             let body: PushBody =
                 serde_json::from_slice(&body).map_err(|error| invalid(format!("the body is no push: {error}")))?;
             source = body.source.or(source);
             acknowledge = body.acknowledge.or(acknowledge);
-            vec![PushedRows::Objects(body.rows.into_iter().map(|row| row.0).collect())]
+            vec![PushedRows::Json(body.rows.into_iter().map(|row| String::from(Box::<str>::from(row))).collect())]
         }
     };
     let acknowledge = match acknowledge.as_deref() {
@@ -311,7 +347,8 @@ async fn push_rows(
     for rows in rows {
         call.push(rows).await?;
     }
-    let PushSummary { accepted, duplicates, ignored, late, dead_letters, reasons } = call.finish().await?;
+    let PushSummary { accepted, passed_over, dead_letters, reasons } = call.finish().await?;
+    let PassedOver { duplicates, late, ignored } = passed_over;
     let problems: Vec<Value> = reasons.iter().map(|(row, reason)| json!({"row": row, "reason": reason})).collect();
     Ok(json!({
         "accepted": accepted,

@@ -18,8 +18,9 @@ use super::pb::{self, column::Values};
 use super::push::PushCall;
 use super::status::to_status;
 use super::tokens::Caller;
+use crate::definition::SourceName;
 use crate::retrieval::{FeatureSelection, OnlineRequest};
-use crate::stream_ingestion::{Acknowledge, PushedRows};
+use crate::stream_ingestion::{Acknowledge, PushSummary, PushedRows};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
@@ -41,6 +42,17 @@ pub(super) struct FeastPushBody {
     pub df: UniqueObject,
     to: Option<String>,
 }
+
+/// The body of `POST /write-to-online-store`.
+#[derive(Debug, Deserialize)]
+pub(super) struct FeastWriteBody {
+    feature_view_name: String,
+    pub df: UniqueObject,
+}
+
+/// What Feast calls the times of a row, whatever a source does.
+const EVENT_TIMESTAMP: &str = "event_timestamp";
+const CREATED: &str = "created";
 
 pub(super) async fn get_online_features(
     State(gateway): State<Gateway>,
@@ -128,7 +140,7 @@ pub(super) async fn push(
 }
 
 /// # Errors
-/// Rows that are refused: Feast's answer has no place to tell of some of them.
+/// As of [`refuse_dead_letters`].
 async fn push_columns(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result<(), Status> {
     let body: FeastPushBody = read(body)?;
     let (acknowledge, is_stored) = match body.to.as_deref() {
@@ -141,17 +153,75 @@ async fn push_columns(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result
         }
     };
     let rows = rows_of(&body.df)?;
+    let sent = rows.len() as u64;
     let mut call = PushCall::new(&gateway.service.state, caller, &body.push_source_name, acknowledge).await?;
     call.push(PushedRows::Objects(rows)).await?;
     let summary = call.finish().await?;
     if is_stored {
-        gateway.service.state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+        let source = [SourceName::new(&body.push_source_name)];
+        gateway.service.state.flush_streams(&source).await.map_err(|error| to_status(error.kind(), &error))?;
     }
-    match summary.reasons.first() {
+    refuse_dead_letters(&summary, sent)
+}
+
+/// Takes the rows of a feature view, as Feast's SDK pushes and materializes them.
+pub(super) async fn write_to_online_store(
+    State(gateway): State<Gateway>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    match body {
+        Ok(body) => match write_rows(&gateway, &caller, &body).await {
+            Ok(()) => Json(Value::Null).into_response(),
+            Err(status) => failed(&status),
+        },
+        Err(rejection) => refuse_body(&rejection, gateway.body_bytes_max),
+    }
+}
+
+/// # Errors
+/// A view that no stream feeds, and rows that are refused.
+async fn write_rows(gateway: &Gateway, caller: &Caller, body: &[u8]) -> Result<(), Status> {
+    let FeastWriteBody { feature_view_name, df } = read(body)?;
+    let catalog = gateway.service.catalog()?;
+    let asked = FeatureSelection::References(vec![feature_view_name.clone()]);
+    let resolved = catalog.resolve(&asked, true).map_err(|error| to_status(error.kind(), &error))?;
+    caller.check_request(&resolved)?;
+    let view = catalog.definitions().feature_view(&feature_view_name);
+    let source = view.and_then(|view| catalog.definitions().streamed_source(view)).ok_or_else(|| {
+        Status::failed_precondition(format!(
+            "feature view `{feature_view_name}` takes no rows: its source has no stream; add `stream: {{type: push}}`, or materialize"
+        ))
+    })?;
+    let mut rows = rows_of(&df)?;
+    for row in &mut rows {
+        rename(row, EVENT_TIMESTAMP, source.event_timestamp.as_deref());
+        rename(row, CREATED, source.created_timestamp.as_deref());
+    }
+    let source = source.name.as_str().to_owned();
+    let sent = rows.len() as u64;
+    let mut call = PushCall::new(&gateway.service.state, caller, &source, Acknowledge::Visible).await?;
+    call.push(PushedRows::Objects(rows)).await?;
+    refuse_dead_letters(&call.finish().await?, sent)
+}
+
+/// Gives a column the name that the source has for it; one that the source has not is left out.
+fn rename(row: &mut Map<String, Value>, from: &str, to: Option<&str>) {
+    if to == Some(from) {
+        return;
+    }
+    if let (Some(value), Some(to)) = (row.remove(from), to) {
+        row.insert(to.to_owned(), value);
+    }
+}
+
+/// # Errors
+/// Feast's answers have no place to tell that some of the rows sent are refused.
+fn refuse_dead_letters(summary: &PushSummary, sent: u64) -> Result<(), Status> {
+    let refused = sent - summary.accepted - summary.passed_over.duplicates - summary.passed_over.ignored;
+    match summary.reasons.first().filter(|_| refused > 0) {
         Some((row, reason)) => Err(Status::invalid_argument(format!(
-            "{} of the rows are refused and among the dead letters; row {}: {reason}",
-            summary.dead_letters,
-            row + 1
+            "{refused} of the rows are refused and among the dead letters; row {row}, from 0: {reason}"
         ))),
         None => Ok(()),
     }

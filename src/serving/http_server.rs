@@ -15,17 +15,21 @@ use tower::Service;
 
 use super::listen::Connection;
 
-/// How long a caller may take to send the head of a request, or the next one on its connection.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
-
 /// Serves connections until `stopped`, then lets the requests under way finish.
-pub(super) async fn serve(mut connections: mpsc::Receiver<Connection>, router: Router, stopped: watch::Receiver<bool>) {
+///
+/// `patience`: how long a caller may take to send the head of a request, or the next one on its connection.
+pub(super) async fn serve(
+    mut connections: mpsc::Receiver<Connection>,
+    router: Router,
+    patience: Duration,
+    stopped: watch::Receiver<bool>,
+) {
     let mut open = JoinSet::new();
     let mut stopping = stopped.clone();
     loop {
         tokio::select! {
             connection = connections.recv() => match connection {
-                Some(connection) => drop(open.spawn(serve_connection(connection, router.clone(), stopped.clone()))),
+                Some(connection) => drop(open.spawn(serve_connection(connection, router.clone(), patience, stopped.clone()))),
                 None => break,
             },
             // An error means that the server ends.
@@ -37,7 +41,12 @@ pub(super) async fn serve(mut connections: mpsc::Receiver<Connection>, router: R
     while open.join_next().await.is_some() {}
 }
 
-async fn serve_connection(connection: Connection, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn serve_connection(
+    connection: Connection,
+    router: Router,
+    patience: Duration,
+    mut stopped: watch::Receiver<bool>,
+) {
     let peer = connection.peer();
     let service = tower::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -46,7 +55,7 @@ async fn serve_connection(connection: Connection, router: Router, mut stopped: w
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
+        .header_read_timeout(patience)
         .serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
     let mut serving = std::pin::pin!(serving);
     // A connection that breaks has nobody left to tell.

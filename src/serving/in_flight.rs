@@ -1,25 +1,18 @@
-//! Bounds for the requests that are worked on at once, over gRPC and HTTP together: what comes on top is refused, and so
-//! is what waited too long for a thread. Refusing costs little, so that a server with too much to do answers as many
-//! requests as it can, each about as fast as ever.
+//! A bound for the requests that are worked on at once, over gRPC and HTTP together: what comes on top is refused.
 //!
 //! A request counts from its head to the last byte of its answer. Probes, `/metrics`, reflection and the commands on
 //! the same project are not counted: they are what a full server has to answer still.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use axum::http::{HeaderName, HeaderValue, Response};
+use axum::http::{HeaderValue, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::turns::{RETRY_PUSHBACK, RETRY_PUSHBACK_MS};
 use super::watched_body::Watch;
 use crate::settings::Limits;
-
-/// Tells clients of gRPC that the call may be made again, and after how many milliseconds.
-const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-const RETRY_PUSHBACK_MS: HeaderValue = HeaderValue::from_static("50");
 
 /// A request that is counted until this is dropped.
 pub(super) type Permit = OwnedSemaphorePermit;
@@ -28,10 +21,6 @@ pub(super) type Permit = OwnedSemaphorePermit;
 pub(super) struct InFlight {
     permits: Arc<Semaphore>,
     max: usize,
-    queue_time: Duration,
-    began: Instant,
-    /// Since when every request waited too long, in microseconds after `began`; 0: the last one did not.
-    late_since: Arc<AtomicU64>,
 }
 
 /// There are as many as may be.
@@ -41,29 +30,11 @@ pub(super) struct Full;
 impl InFlight {
     pub fn new(limits: &Limits) -> Self {
         let permits = Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)));
-        let (began, late_since) = (Instant::now(), Arc::default());
-        InFlight { permits, max: limits.in_flight, queue_time: limits.queue_time, began, late_since }
+        InFlight { permits, max: limits.in_flight }
     }
 
     pub fn enter(&self) -> Result<Permit, Full> {
         Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Full)
-    }
-
-    /// Whether a request waited so long for a thread that its caller had better ask again, or elsewhere.
-    ///
-    /// A process that the system held up for a moment finds all requests late once, and catches up. It has too much to
-    /// do if they stay late.
-    pub fn is_late(&self, arrived: Instant) -> bool {
-        if arrived.elapsed() <= self.queue_time {
-            if self.late_since.load(Ordering::Relaxed) != 0 {
-                self.late_since.store(0, Ordering::Relaxed);
-            }
-            return false;
-        }
-        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
-        let known = self.late_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
-        let since = known.err().unwrap_or(now);
-        u128::from(now.saturating_sub(since)) > late_patience(self.queue_time).as_micros()
     }
 
     pub fn full(&self) -> String {
@@ -75,48 +46,10 @@ impl InFlight {
 
     /// RESOURCE_EXHAUSTED, and when to try again.
     pub fn refuse_full(&self) -> Response<Body> {
-        refuse(self.full())
+        let mut refused = Status::resource_exhausted(self.full()).into_http();
+        refused.headers_mut().insert(RETRY_PUSHBACK, HeaderValue::from_static(RETRY_PUSHBACK_MS));
+        refused
     }
-
-    /// As [`Self::refuse_full`].
-    pub fn refuse_late(&self) -> Response<Body> {
-        refuse(late(self.queue_time))
-    }
-}
-
-/// How long requests may go on being late before they are refused.
-fn late_patience(queue_time: Duration) -> Duration {
-    queue_time * 5
-}
-
-/// Why a request that waited so long for its turn is refused.
-pub(super) fn late(queue_time: Duration) -> String {
-    format!("the server has more to do than it can: the request waited longer than {queue_time:?}; try again")
-}
-
-fn refuse(message: String) -> Response<Body> {
-    let mut refused = Status::resource_exhausted(message).into_http();
-    refused.headers_mut().insert(RETRY_PUSHBACK, RETRY_PUSHBACK_MS);
-    refused
 }
 
 impl Watch for Permit {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_refused_while_they_stay_late_and_not_for_one_moment() {
-        let queue_time = Duration::from_millis(20);
-        let in_flight = InFlight::new(&Limits { queue_time, ..Limits::default() });
-        let late = || Instant::now() - 2 * queue_time;
-        assert!(!in_flight.is_late(late()), "once is a moment");
-        std::thread::sleep(late_patience(queue_time) + Duration::from_millis(5));
-        assert!(in_flight.is_late(late()));
-        assert!(in_flight.is_late(late()));
-        // One in time, and the rest has caught up.
-        assert!(!in_flight.is_late(Instant::now()));
-        assert!(!in_flight.is_late(late()));
-    }
-}

@@ -1,10 +1,8 @@
 //! Connections as they come in: bounded in number, over TLS where that is asked for, and closed when the other side is
 //! gone without saying so.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,81 +11,23 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::tls::{Protocol, Tls};
+
 /// How long a caller may take to agree on how to encrypt.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that a caller of HTTP/2 greets with, as RFC 9113 has it.
+const GREETING_BYTES: usize = 24;
 /// How long bytes may wait for a caller that does not take them, before the connection is closed.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a failure, such as having no more files to open, connections are taken again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that are agreed on and wait to be served.
 const READY_MAX: usize = 64;
-
-/// A file that TLS needs.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} {path} cannot be used: {problem}")]
-pub struct TlsError {
-    what: &'static str,
-    path: String,
-    problem: String,
-}
-
-/// How to encrypt.
-#[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls")
-    }
-}
-
-impl Tls {
-    /// `protocol`: `h2` or `http/1.1`. With `client_ca` callers have to show a certificate that it signed.
-    ///
-    /// # Errors
-    /// Files that cannot be read, or hold no certificates or key, or a key of another certificate.
-    pub fn new(cert: &Path, key: &Path, client_ca: Option<&Path>, protocol: &str) -> Result<Self, TlsError> {
-        let error = |what, path: &Path, problem: String| TlsError { what, path: path.display().to_string(), problem };
-        let certificates = read_certificates(cert).map_err(|problem| error("the certificate", cert, problem))?;
-        // What is wrong with a key is told without any of it.
-        let secret = PrivateKeyDer::from_pem_file(key)
-            .map_err(|_| error("the key", key, "it holds no private key in PEM, or cannot be read".to_owned()))?;
-        let provider = Arc::new(ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|problem| error("the certificate", cert, problem.to_string()))?;
-        let builder = match client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let failed = |problem: String| error("the certificate of those who sign callers'", path, problem);
-                let mut roots = RootCertStore::empty();
-                for certificate in read_certificates(path).map_err(failed)? {
-                    roots.add(certificate).map_err(|problem| failed(problem.to_string()))?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|problem| failed(problem.to_string()))?)
-            }
-        };
-        let config = builder.with_single_cert(certificates, secret);
-        let mut config = config.map_err(|problem| error("the certificate", cert, problem.to_string()))?;
-        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        Ok(Tls(Arc::new(config)))
-    }
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
-    let certificates: Vec<_> = certificates.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-    if certificates.is_empty() { Err("it holds no certificate in PEM".to_owned()) } else { Ok(certificates) }
-}
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +39,14 @@ pub struct Peer {
 pub struct Connection {
     stream: Stream,
     peer: Peer,
+    greeting: Option<Greeting>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What a caller has to say before it is known to be one: whoever says nothing takes a place from others.
+struct Greeting {
+    missing: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 enum Stream {
@@ -113,17 +60,27 @@ pub struct Connections {
     receiver: mpsc::Receiver<Connection>,
     /// How many may be open.
     permits: Arc<Semaphore>,
+    protocol: Protocol,
+    /// How long a caller of HTTP/2 may take to greet; HTTP/1.1 has a bound of its own.
+    patience: Duration,
 }
 
 impl Connections {
-    pub fn new(permits: &Arc<Semaphore>) -> Self {
+    pub fn new(permits: &Arc<Semaphore>, protocol: Protocol, patience: Duration) -> Self {
         let (sender, receiver) = mpsc::channel(READY_MAX);
-        Connections { sender, receiver, permits: Arc::clone(permits) }
+        Connections { sender, receiver, permits: Arc::clone(permits), protocol, patience }
     }
 
     /// Takes the connections of a listener until nobody receives them.
     pub fn accept(&self, listener: TcpListener, tls: Option<Tls>) {
-        tokio::spawn(accept(listener, tls, self.sender.clone(), Arc::clone(&self.permits)));
+        let taker = Taker {
+            tls,
+            sender: self.sender.clone(),
+            permits: Arc::clone(&self.permits),
+            protocol: self.protocol,
+            patience: self.patience,
+        };
+        tokio::spawn(taker.run(listener));
     }
 
     pub fn into_receiver(self) -> mpsc::Receiver<Connection> {
@@ -131,41 +88,52 @@ impl Connections {
     }
 }
 
-async fn accept(listener: TcpListener, tls: Option<Tls>, sender: mpsc::Sender<Connection>, permits: Arc<Semaphore>) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = sender.closed() => return,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection cannot be taken");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+/// Takes the connections of one listener.
+struct Taker {
+    tls: Option<Tls>,
+    sender: mpsc::Sender<Connection>,
+    permits: Arc<Semaphore>,
+    protocol: Protocol,
+    patience: Duration,
+}
+
+impl Taker {
+    async fn run(self, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.sender.closed() => return,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be taken");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // One too many is closed at once, which tells its caller more than silence.
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { continue };
+            prepare(&stream);
+            let sender = self.sender.clone();
+            let greeting = (self.protocol == Protocol::Http2)
+                .then(|| Greeting { missing: GREETING_BYTES, until: Box::pin(tokio::time::sleep(self.patience)) });
+            let connection = move |stream| Connection { stream, peer: Peer { address }, greeting, _permit: permit };
+            let Some(tls) = &self.tls else {
+                if sender.send(connection(Stream::Plain(stream))).await.is_err() {
+                    return;
+                }
                 continue;
-            }
-        };
-        // One too many is closed at once, which tells its caller more than silence.
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
-        prepare(&stream);
-        let peer = Peer { address };
-        let Some(Tls(config)) = tls.clone() else {
-            let connection = Connection { stream: Stream::Plain(stream), peer, _permit: permit };
-            if sender.send(connection).await.is_err() {
-                return;
-            }
-            continue;
-        };
-        let sender = sender.clone();
-        // Agreeing on encryption holds up no other connection.
-        tokio::spawn(async move {
-            let agreed = TlsAcceptor::from(config).accept(stream);
-            // Whoever does not speak TLS, or shows no certificate that is asked for, has been told so by it.
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_PATIENCE, agreed).await {
-                let stream = Stream::Tls(Box::new(stream));
-                let _ = sender.send(Connection { stream, peer, _permit: permit }).await;
-            }
-        });
+            };
+            let agreed = TlsAcceptor::from(tls.config(self.protocol)).accept(stream);
+            // Agreeing on encryption holds up no other connection.
+            tokio::spawn(async move {
+                // Whoever does not speak TLS, or shows no certificate that is asked for, has been told so by it.
+                if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_PATIENCE, agreed).await {
+                    let _ = sender.send(connection(Stream::Tls(Box::new(stream)))).await;
+                }
+            });
+        }
     }
 }
 
@@ -208,10 +176,20 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let before = buffer.filled().len();
+        let read = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if let Some(greeting) = &mut self.greeting {
+            greeting.missing = greeting.missing.saturating_sub(buffer.filled().len() - before);
+            if greeting.missing == 0 {
+                self.greeting = None;
+            } else if read.is_pending() && greeting.until.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
+        read
     }
 }
 

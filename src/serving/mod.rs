@@ -31,10 +31,14 @@ mod packed;
 pub mod prediction;
 mod push;
 mod record;
+mod refusal;
 mod server;
 mod state;
 pub mod status;
+mod tls;
 pub mod tokens;
+mod traces;
+mod turns;
 mod watched_body;
 mod wire;
 

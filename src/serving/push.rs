@@ -17,9 +17,14 @@ use super::pb::{self, PushResponse, RowProblem};
 use super::state::ServerState;
 use super::status::to_status;
 use super::tokens::Caller;
-use crate::error::ErrorKind;
-use crate::stream_ingestion::{Acknowledge, Ingestion, IngestionError, PendingPush, PushSummary, PushedRows};
+use crate::diagnostics::help_with_names;
+use crate::error::{ErrorKind, error_chain};
+use crate::stream_ingestion::{
+    Acknowledge, Ingestion, IngestionError, PassedOver, PendingPush, PushSummary, PushedRows,
+};
 
+/// What is said where the streams as a whole cannot be opened.
+pub const STREAMS_CLOSED: &str = "the project's streams cannot be opened, which is tried again";
 /// Messages of one call that are judged and not durable yet.
 const SETTLING_MAX: usize = 64;
 
@@ -207,7 +212,8 @@ pub fn read_parquet(bytes: Bytes) -> Result<Vec<RecordBatch>, Status> {
 }
 
 fn to_wire(summary: PushSummary) -> PushResponse {
-    let PushSummary { accepted, duplicates, ignored, late, dead_letters, reasons } = summary;
+    let PushSummary { accepted, passed_over, dead_letters, reasons } = summary;
+    let PassedOver { duplicates, late, ignored } = passed_over;
     let problems = reasons.into_iter().map(|(row, reason)| RowProblem { row, reason }).collect();
     PushResponse { accepted, duplicates, ignored, late, dead_letters, problems }
 }
@@ -217,7 +223,7 @@ impl ServerState {
     ///
     /// # Errors
     /// NOT_FOUND, or FAILED_PRECONDITION where no source has a stream.
-    async fn ingestion_of(&self, source: &str) -> Result<Arc<Ingestion>, Status> {
+    pub(super) async fn ingestion_of(&self, source: &str) -> Result<Arc<Ingestion>, Status> {
         if self.is_replica {
             let message = "this server is a replica, which takes no events; push to the server that has the streams";
             return Err(Status::failed_precondition(message));
@@ -233,16 +239,18 @@ impl ServerState {
         let catalog = self.catalog();
         let sources = || catalog.iter().flat_map(|catalog| &catalog.definitions().sources);
         if sources().any(|known| known.name.as_str() == source && known.stream.is_some()) {
-            let message = "the project's streams cannot be opened; the server's log tells why, and it tries again";
-            return Err(Status::unavailable(message));
+            return Err(Status::unavailable(match self.streams_fault() {
+                Some(fault) => format!("{STREAMS_CLOSED}: {}", error_chain(&*fault)),
+                None => STREAMS_CLOSED.to_owned(),
+            }));
         }
         if sources().any(|known| known.name.as_str() == source) {
             let message =
                 format!("source `{source}` takes no pushed rows: it has no `stream`; add `stream: {{type: push}}`");
             return Err(Status::new(super::status::grpc_code(ErrorKind::Precondition), message));
         }
-        let nearest = crate::definition::nearest(source, sources().map(|known| known.name.as_str()));
-        let hint = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
-        Err(Status::not_found(format!("there is no source `{source}`{hint}")))
+        let names: Vec<&str> = sources().map(|known| known.name.as_str()).collect();
+        let help = help_with_names(source, "sources", &names);
+        Err(Status::not_found(format!("there is no source `{source}`; {help}")))
     }
 }

@@ -16,8 +16,10 @@ use tonic::{Code, Status};
 
 use super::calls::{CALLS, Call};
 use super::http::called;
+use super::traces::{RequestTrace, Tracer};
 use super::watched_body::{Watch, watched};
-use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUEST_STAGE_SECONDS, REQUESTS_TOTAL};
+use crate::metrics::{REQUEST_LATENCY_SECONDS, REQUESTS_TOTAL};
+use crate::trace::{Trace, within};
 
 /// The label of requests whose path is none of ours: callers may send any.
 const UNKNOWN: &str = "unknown";
@@ -25,7 +27,7 @@ const UNKNOWN: &str = "unknown";
 /// What is recorded of each call, with its labels looked up once.
 pub(super) struct Recorder {
     calls: HashMap<&'static str, CallMetrics>,
-    waited: Histogram,
+    tracer: Tracer,
 }
 
 #[derive(Clone)]
@@ -37,7 +39,7 @@ struct CallMetrics {
 
 impl Recorder {
     /// After the recorder of the process is installed.
-    pub fn new() -> Self {
+    pub fn new(tracer: Tracer) -> Self {
         let metrics = |call: &Call| {
             let usual = usual_code(call.name);
             let latency = histogram!(REQUEST_LATENCY_SECONDS, "method" => call.name);
@@ -46,14 +48,15 @@ impl Recorder {
                 CallMetrics { latency, answered: counter!(REQUESTS_TOTAL, "method" => call.name, "code" => usual) },
             )
         };
-        let waited = histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait");
-        Recorder { calls: CALLS.iter().map(metrics).collect(), waited }
+        Recorder { calls: CALLS.iter().map(metrics).collect(), tracer }
     }
 
     /// Of a call that begins; of an unknown one none of its name is kept, because callers may send any.
-    pub fn begin(&self, call: Option<&'static Call>, arrived: Instant) -> Recording {
+    pub fn begin(&self, call: Option<&'static Call>, headers: &HeaderMap, arrived: Instant) -> Recording {
         let known = call.and_then(|call| Some((call.name, self.calls.get(call.name)?.clone())));
-        Recording { arrived, known, code: Cow::Borrowed("CANCELLED"), waited: self.waited.clone() }
+        // What is answered always, such as probes, is not worth a trace.
+        let trace = call.filter(|call| call.is_bounded).and_then(|_| self.tracer.begin(headers, arrived));
+        Recording { arrived, known, code: Cow::Borrowed("CANCELLED"), trace }
     }
 }
 
@@ -64,8 +67,8 @@ fn usual_code(name: &str) -> &'static str {
 /// Records a request to the gateway: `POST /v1/get-online-features`, and its HTTP status.
 pub(super) async fn record_http(State(recorder): State<Arc<Recorder>>, request: Request, next: Next) -> Response {
     let arrived = Instant::now();
-    let mut recording = recorder.begin(called(&request), arrived);
-    let response = next.run(request).await;
+    let mut recording = recorder.begin(called(&request), request.headers(), arrived);
+    let response = within(recording.trace(), next.run(request)).await;
     recording.code = Cow::Owned(response.status().as_u16().to_string());
     watched(response, recording)
 }
@@ -102,13 +105,13 @@ pub(super) struct Recording {
     arrived: Instant,
     known: Option<(&'static str, CallMetrics)>,
     code: Cow<'static, str>,
-    waited: Histogram,
+    trace: Option<RequestTrace>,
 }
 
 impl Recording {
-    /// A thread has time for the request.
-    pub fn begun(&self) {
-        self.waited.record(self.arrived.elapsed());
+    /// What the stages of the request are noted in, if it is traced.
+    pub fn trace(&self) -> Option<Arc<Trace>> {
+        self.trace.as_ref().map(|trace| Arc::clone(&trace.noted))
     }
 
     pub fn set_code(&mut self, code: &'static str) {
@@ -120,6 +123,9 @@ impl Drop for Recording {
     /// The answer has been sent, or whoever asked has gone.
     fn drop(&mut self) {
         let elapsed = self.arrived.elapsed();
+        if let (Some(trace), Some((call, _))) = (self.trace.take(), &self.known) {
+            trace.finish(call, &self.code);
+        }
         match &self.known {
             Some((name, metrics)) => {
                 metrics.latency.record(elapsed);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::gauge;
 use metrics_exporter_prometheus::BuildError;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -24,15 +25,17 @@ use super::grpc::FeatureStoreService;
 use super::grpc_online::{GET_ONLINE_FEATURES, OnlineService};
 use super::http::HttpEntrance;
 use super::in_flight::InFlight;
-use super::listen::{Connection, Connections, Tls, TlsError};
+use super::listen::{Connection, Connections};
 use super::pb::admin_server::AdminServer;
 use super::pb::feature_store_server::FeatureStoreServer;
 use super::record::Recorder;
 use super::state::ServerState;
+use super::tls::{Protocol, Tls, TlsError, TlsFiles};
 use super::tokens::{TokenError, random_token};
+use super::traces::{Sending, Target, Tracer, TracesError};
 use super::{follow, http, http_server, pb, prediction};
 use crate::error::ErrorKind;
-use crate::metrics::{Metrics, UPKEEP_INTERVAL};
+use crate::metrics::{Metrics, ONLINE_STORE, UPKEEP_INTERVAL};
 use crate::settings::resolve;
 
 /// Bytes of a message that carries a piece of a spine, or rows of a push.
@@ -42,9 +45,12 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const END_PATIENCE: Duration = Duration::from_secs(30);
 /// Requests of one connection at once; more wait at the caller's side.
 const CONNECTION_REQUESTS_MAX: u32 = 1024;
-/// How often a connection that says nothing is asked whether it is there, and how long it may take to say so.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes of requests that a connection may have sent and nobody has read: with less, requests wait at the caller's side
+/// that are let in already.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// How long a connection may be silent before it is asked whether it is there, or closed: at most this, and no longer than
+/// a request may take.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 const READINESS_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +75,8 @@ pub enum ServeError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    #[error("requests cannot be traced")]
+    Traces(#[from] TracesError),
     #[error("metrics cannot be recorded")]
     Metrics(#[from] BuildError),
     #[error("reflection cannot be served")]
@@ -82,7 +90,7 @@ pub enum ServeError {
 impl ServeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            ServeError::Exposed { .. } | ServeError::Tls(_) => ErrorKind::Invalid,
+            ServeError::Exposed { .. } | ServeError::Tls(_) | ServeError::Traces(_) => ErrorKind::Invalid,
             ServeError::Tokens(error) => error.kind(),
             ServeError::Listen { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
@@ -97,11 +105,12 @@ pub struct Server {
     http: TcpListener,
     /// Where commands on the same project call, without TLS; None: at `grpc`.
     own: Option<TcpListener>,
-    tls: Option<[Tls; 2]>,
+    tls: Option<Tls>,
     access: Access,
     /// The token of commands on the same project.
     own_token: Option<String>,
     metrics: Metrics,
+    traces: (Tracer, Sending),
 }
 
 impl Server {
@@ -124,8 +133,7 @@ impl Server {
         let path = |text: &String| PathBuf::from(resolve(&state.batch.project, text));
         let tls = settings.tls.as_ref().map(|tls| {
             let (cert, key, client_ca) = (path(&tls.cert), path(&tls.key), tls.client_ca.as_ref().map(path));
-            let make = |protocol| Tls::new(&cert, &key, client_ca.as_deref(), protocol);
-            Ok::<_, TlsError>([make("h2")?, make("http/1.1")?])
+            Tls::new(TlsFiles { cert, key, client_ca })
         });
         let tls = tls.transpose()?;
         let own_token = settings.tokens.as_ref().map(|_| random_token()).transpose()?;
@@ -140,7 +148,8 @@ impl Server {
             None => None,
         };
         let metrics = Metrics::install(state.online.clock.now())?;
-        Ok(Server { state, grpc, http, own, tls, access, own_token, metrics })
+        let traces = tracer(&state)?;
+        Ok(Server { state, grpc, http, own, tls, access, own_token, metrics, traces })
     }
 
     /// Where callers find the gRPC services.
@@ -165,20 +174,26 @@ impl Server {
 
     /// Answers until `stop` resolves, then finishes the requests under way.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Server { state, grpc, http, own, tls, access, own_token: _, metrics } = self;
+        let Server { state, grpc, http, own, tls, access, own_token: _, metrics, traces: (tracer, sending) } = self;
         if let Err(error) = follow::follow_once(&state).await {
             tracing::warn!(error = error.as_ref(), "the registry cannot be followed");
         }
+        let (draining, is_draining) = watch::channel(false);
         let (stopping, stopped) = watch::channel(false);
+        let drain_time = state.settings.server.limits.drain_time;
         tokio::spawn(async move {
             stop.await;
+            let _ = draining.send(true);
+            // Whoever sends callers here finds out meanwhile that the server is not ready.
+            tokio::time::sleep(drain_time).await;
             let _ = stopping.send(true);
         });
+        let following_tls = tls.clone().map(|tls| tokio::spawn(tls.follow()));
         let background = [
             tokio::spawn(follow::follow(Arc::clone(&state))),
             prediction::start_following(&state).await,
             tokio::spawn(access.clone().follow()),
-            tokio::spawn(keep_up(metrics.clone())),
+            tokio::spawn(keep_up(metrics.clone(), Arc::clone(&state))),
         ];
         let repair = Arc::clone(&state);
         state.workers.spawn(async move {
@@ -189,15 +204,16 @@ impl Server {
         });
         let limits = &state.settings.server.limits;
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-        let [grpc_tls, http_tls] = tls.map_or([None, None], |tls| tls.map(Some));
-        let (grpc_connections, http_connections) = (Connections::new(&connections), Connections::new(&connections));
-        grpc_connections.accept(grpc, grpc_tls);
+        let silence = limits.request_time.min(SILENCE_MAX);
+        let connections = |protocol| Connections::new(&connections, protocol, silence);
+        let (grpc_connections, http_connections) = (connections(Protocol::Http2), connections(Protocol::Http1));
+        grpc_connections.accept(grpc, tls.clone());
         own.into_iter().for_each(|own| grpc_connections.accept(own, None));
-        http_connections.accept(http, http_tls);
+        http_connections.accept(http, tls);
 
         let service = FeatureStoreService::new(Arc::clone(&state));
         let (in_flight, recorder, request_time) =
-            (InFlight::new(limits), Arc::new(Recorder::new()), limits.request_time);
+            (InFlight::new(limits), Arc::new(Recorder::new(tracer)), limits.request_time);
         let entrance = EntranceLayer {
             access: access.clone(),
             in_flight: in_flight.clone(),
@@ -210,10 +226,12 @@ impl Server {
             limits.request_bytes,
             HttpEntrance { access, in_flight, request_time },
             recorder,
-            stopped.clone(),
+            is_draining.clone(),
         );
-        let gateway = tokio::spawn(http_server::serve(http_connections.into_receiver(), router, stopped.clone()));
-        let serving = serve_grpc(grpc_connections.into_receiver(), service, entrance, stopped.clone());
+        let gateway =
+            tokio::spawn(http_server::serve(http_connections.into_receiver(), router, silence, stopped.clone()));
+        let serving =
+            serve_grpc(grpc_connections.into_receiver(), service, entrance, silence, is_draining, stopped.clone());
         let ended = async {
             until(stopped).await;
             tokio::time::sleep(END_PATIENCE).await;
@@ -225,10 +243,27 @@ impl Server {
             },
             () = ended => tracing::warn!("requests under way are cut off: they take longer than {END_PATIENCE:?}"),
         }
-        background.iter().for_each(tokio::task::JoinHandle::abort);
+        background.iter().chain(&following_tls).for_each(tokio::task::JoinHandle::abort);
+        sending.end().await;
         state.prediction.close().await;
         Ok(())
     }
+}
+
+/// Traces requests where settings or environment name a collector.
+fn tracer(state: &ServerState) -> Result<(Tracer, Sending), ServeError> {
+    let settings = &state.settings.server.traces;
+    let target = match Target::new(settings, &|name| std::env::var(name).ok()) {
+        Ok(target) => target,
+        // Variables are set for many programs at once, and are no reason not to serve.
+        Err(error) if settings.endpoint.is_none() => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "requests are not traced");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(target) = target else { return Ok(Tracer::none()) };
+    Ok(Tracer::start(target, &state.settings.project, Arc::clone(&state.online.clock), &state.workers)?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -239,13 +274,18 @@ async fn serve_grpc(
     connections: mpsc::Receiver<Connection>,
     service: FeatureStoreService,
     entrance: EntranceLayer,
+    silence: Duration,
+    is_draining: watch::Receiver<bool>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let routes = grpc_routes(service, stopped.clone()).await?.prepare();
+    let routes = grpc_routes(service, is_draining).await?.prepare();
     GrpcServer::builder()
         .max_concurrent_streams(CONNECTION_REQUESTS_MAX)
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // Many callers of one connection may give up at once.
+        .http2_max_pending_accept_reset_streams(Some(CONNECTION_REQUESTS_MAX as usize))
+        .http2_keepalive_interval(Some(silence))
+        .http2_keepalive_timeout(Some(silence))
         .layer(entrance)
         .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections).map(Ok::<_, std::io::Error>), until(stopped))
@@ -302,12 +342,15 @@ async fn grpc_routes(service: FeatureStoreService, stopped: watch::Receiver<bool
     Ok(routes)
 }
 
-/// Keeps what is recorded small until the server ends.
-async fn keep_up(metrics: Metrics) {
+/// Keeps what is recorded small, and records what the store tells, until the server ends.
+async fn keep_up(metrics: Metrics, state: Arc<ServerState>) {
     let mut interval = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         interval.tick().await;
         metrics.run_upkeep();
+        for (what, number) in state.online.store.numbers() {
+            gauge!(ONLINE_STORE, "what" => what).set(number as f64);
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use super::prediction::PredictionState;
-use crate::definition::{FeatureView, FeatureViewName};
+use super::turns::Turns;
+use crate::definition::{FeatureView, SourceName};
 use crate::engine::Engine;
 use crate::materialization::{MaterializationError, SyncedView, forget_position, sync_view};
 use crate::offline_store::OfflineStore;
@@ -15,8 +17,13 @@ use crate::online_store::checkpoint_path;
 use crate::registry::{Registry, RegistryVersion};
 use crate::retrieval::{BatchRetrieval, Catalog, OnlineRetrieval};
 use crate::settings::{OnlineStoreSettings, Settings, resolve};
-use crate::stream_ingestion::{Ingestion, IngestionError, Stores, Topics};
+use crate::stream_ingestion::{BuiltView, Ingestion, IngestionError, Stores, Topics};
 use crate::time::Clock;
+
+/// How long after a failure streams are opened again.
+const STREAMS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How often what is at fault with a source or view is looked at again.
+const FAULTS_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The components of one server; the catalog is replaced whole when the registry has a newer version.
 #[derive(Debug)]
@@ -34,10 +41,13 @@ pub struct ServerState {
     pub is_replica: bool,
     /// Runs jobs and joins, so that they never hold up the threads that answer online requests.
     pub workers: tokio::runtime::Handle,
+    pub(super) turns: Turns,
     pub(super) catalog: ArcSwapOption<Catalog>,
     sync_lock: tokio::sync::Mutex<()>,
     /// None: no source has a stream.
     ingestion: ArcSwapOption<Ingestion>,
+    /// Why the streams as a whole are not open.
+    streams_fault: ArcSwapOption<IngestionError>,
     topics: Arc<Topics>,
     /// The folder of the log of streams.
     stream_log: PathBuf,
@@ -62,8 +72,10 @@ impl ServerState {
     ) -> Self {
         let OnlineStoreSettings::Rocksdb { history, .. } = settings.online_store;
         let batch = BatchRetrieval { offline_store: offline_store.clone(), engine: engine.clone(), project };
+        let turns = Turns::new(settings.server.limits.queue_time);
         ServerState {
             settings,
+            turns,
             registry,
             offline_store,
             online: OnlineRetrieval { store: online_store, clock, history },
@@ -76,6 +88,7 @@ impl ServerState {
             catalog: ArcSwapOption::empty(),
             sync_lock: tokio::sync::Mutex::new(()),
             ingestion: ArcSwapOption::empty(),
+            streams_fault: ArcSwapOption::empty(),
             topics: Arc::default(),
             stream_log,
             follow_lock: tokio::sync::Mutex::new(None),
@@ -120,18 +133,32 @@ impl ServerState {
             project: self.batch.project.clone(),
             clock: Arc::clone(&self.online.clock),
         };
-        let opened = Ingestion::open(stores, &self.stream_log, Arc::clone(registry), self.workers.clone()).await?;
+        let opened = Ingestion::open(stores, &self.stream_log, Arc::clone(registry), self.workers.clone()).await;
+        self.streams_fault.store(opened.as_ref().err().cloned().map(Arc::new));
+        let opened = opened?;
         self.ingestion.store(Some(Arc::clone(&opened)));
         self.read_topics(opened, registry).await
     }
 
-    /// Whether the streams of this version of the registry are not open.
-    pub(super) fn streams_are_behind(&self, registry: &RegistryVersion) -> bool {
-        match self.ingestion() {
-            _ if self.is_replica => false,
-            Some(ingestion) => ingestion.registry_version() != Some(registry.version) || self.topics.are_behind(),
+    /// Why the streams as a whole are not open, though there are some.
+    pub fn streams_fault(&self) -> Option<Arc<IngestionError>> {
+        self.streams_fault.load_full()
+    }
+
+    /// How long after the last time the streams of this version of the registry are to be opened, or what is at fault
+    /// among them to be looked at, again; None: they are as they should be.
+    pub(super) fn streams_retry(&self, registry: &RegistryVersion) -> Option<Duration> {
+        let is_behind = match self.ingestion() {
+            _ if self.is_replica => return None,
+            Some(ingestion) => {
+                if ingestion.registry_version() == Some(registry.version) && !ingestion.faults().is_empty() {
+                    return Some(FAULTS_RETRY_INTERVAL);
+                }
+                ingestion.registry_version() != Some(registry.version) || self.topics.are_behind()
+            }
             None => registry.definitions.sources.iter().any(|source| source.stream.is_some()),
-        }
+        };
+        is_behind.then_some(STREAMS_RETRY_INTERVAL)
     }
 
     async fn read_topics(
@@ -148,13 +175,14 @@ impl ServerState {
         followed.await.unwrap_or(Err(IngestionError::Closed))
     }
 
-    /// Returns once everything that streams brought and that was acknowledged is in the event tables.
+    /// Returns once everything that the streams of these sources brought and that was acknowledged is in their event
+    /// tables; of all sources where none is named.
     ///
     /// # Errors
-    /// A table that cannot be written.
-    pub async fn flush_streams(&self) -> Result<(), IngestionError> {
+    /// A table that cannot be written, or that is gone.
+    pub async fn flush_streams(&self, sources: &[SourceName]) -> Result<(), IngestionError> {
         match self.ingestion() {
-            Some(ingestion) => ingestion.flush().await,
+            Some(ingestion) => ingestion.flush_sources(&|source| sources.is_empty() || sources.contains(source)).await,
             None => Ok(()),
         }
     }
@@ -177,10 +205,7 @@ impl ServerState {
     ///
     /// # Errors
     /// A table or store that cannot be read or written.
-    pub async fn rebuild_online(
-        &self,
-        views: &[String],
-    ) -> Result<(Vec<SyncedView>, Vec<FeatureViewName>), IngestionError> {
+    pub async fn rebuild_online(&self, views: &[String]) -> Result<(Vec<SyncedView>, Vec<BuiltView>), IngestionError> {
         if let Some(catalog) = self.catalog() {
             let _alone = self.sync_lock.lock().await;
             let chosen = |view: &&FeatureView| views.is_empty() || views.iter().any(|name| name == view.name.as_str());

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -66,6 +67,18 @@ pub struct TokenEntry {
     /// Of the token, in hexadecimal digits.
     pub sha256: String,
     pub created_at: String,
+    /// From when on it is worth nothing; None: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+impl TokenEntry {
+    /// The token as a server compares it, if the entry is as it was written.
+    fn known(&self) -> Option<Token> {
+        let expires_at = self.expires_at.as_deref().map(EventTimestamp::parse).transpose().ok()?;
+        let caller = Caller { role: self.role, views: self.views.clone().map(Arc::new) };
+        Some(Token { hash: decode_hash(&self.sha256)?, caller, expires_at })
+    }
 }
 
 /// The tokens of a file.
@@ -128,8 +141,8 @@ impl TokenFile {
         // What is wrong is told without the text, which a message could carry to where it may be read.
         let file: TokenFile = serde_saphyr::from_str(text)
             .map_err(|_| malformed("it has to be `tokens: [{name, role, views, sha256, created_at}, …]`".to_owned()))?;
-        if let Some(entry) = file.tokens.iter().find(|entry| decode_hash(&entry.sha256).is_none()) {
-            return Err(malformed(format!("the hash of `{}` is none", entry.name)));
+        if let Some(entry) = file.tokens.iter().find(|entry| entry.known().is_none()) {
+            return Err(malformed(format!("the hash of `{}` is none, or its end", entry.name)));
         }
         Ok(file)
     }
@@ -161,6 +174,7 @@ impl TokenFile {
         role: Role,
         views: Option<BTreeSet<String>>,
         now: EventTimestamp,
+        lasts: Option<Duration>,
     ) -> Result<String, TokenError> {
         let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         if name.is_empty() || name.len() > 128 || !name.chars().all(is_name_char) {
@@ -171,7 +185,9 @@ impl TokenFile {
         }
         let token = random_token()?;
         let sha256 = encode_hash(digest(&SHA256, token.as_bytes()).as_ref());
-        self.tokens.push(TokenEntry { name: name.to_owned(), role, views, sha256, created_at: now.to_string() });
+        let expires_at = lasts.map(|lasts| now.saturating_add(lasts).to_string());
+        let (name, created_at) = (name.to_owned(), now.to_string());
+        self.tokens.push(TokenEntry { name, role, views, sha256, created_at, expires_at });
         Ok(token)
     }
 
@@ -238,32 +254,37 @@ impl Caller {
     }
 }
 
+/// A token that a server takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    hash: [u8; 32],
+    pub caller: Caller,
+    /// From when on it is worth nothing.
+    pub expires_at: Option<EventTimestamp>,
+}
+
 /// The tokens that a server takes.
 #[derive(Debug, Default)]
-pub struct Tokens(Vec<([u8; 32], Caller)>);
+pub struct Tokens(Vec<Token>);
 
 impl Tokens {
     pub fn new(file: &TokenFile) -> Self {
-        let caller = |entry: &TokenEntry| {
-            let caller = Caller { role: entry.role, views: entry.views.clone().map(Arc::new) };
-            Some((decode_hash(&entry.sha256)?, caller))
-        };
-        Tokens(file.tokens.iter().filter_map(caller).collect())
+        Tokens(file.tokens.iter().filter_map(TokenEntry::known).collect())
     }
 
     /// Adds a token that stands in no file, for commands on the same project.
     pub fn with_admin(mut self, token: &str) -> Self {
-        self.0.push((hash_of(token), Caller::anybody()));
+        self.0.push(Token { hash: hash_of(token), caller: Caller::anybody(), expires_at: None });
         self
     }
 
-    /// Whose token it is; takes as long whichever it is, and whether it is one.
-    pub fn caller(&self, token: &str) -> Option<&Caller> {
+    /// What is known of a token; takes as long whichever it is, and whether it is one.
+    pub fn find(&self, token: &str) -> Option<&Token> {
         let hash = hash_of(token);
         let mut found = None;
-        for (known, caller) in &self.0 {
-            if bool::from(known.ct_eq(&hash)) {
-                found = Some(caller);
+        for known in &self.0 {
+            if bool::from(known.hash.ct_eq(&hash)) {
+                found = Some(known);
             }
         }
         found
@@ -283,7 +304,7 @@ mod tests {
     fn created(views: Option<&[&str]>) -> (TokenFile, String) {
         let mut file = TokenFile::default();
         let views = views.map(|views| views.iter().map(|view| (*view).to_owned()).collect());
-        let token = file.create("a", Role::Writer, views, EventTimestamp::from_micros(0)).unwrap();
+        let token = file.create("a", Role::Writer, views, EventTimestamp::from_micros(0), None).unwrap();
         (file, token)
     }
 
@@ -308,27 +329,38 @@ mod tests {
     fn a_token_is_known_by_nothing_but_itself() {
         let (file, token) = created(Some(&["v"]));
         let tokens = Tokens::new(&file);
-        let caller = tokens.caller(&token).unwrap();
+        let caller = &tokens.find(&token).unwrap().caller;
         assert!(caller.may(Needs::Reader) && caller.may(Needs::Writer) && !caller.may(Needs::Admin));
         assert!(caller.may_use("v") && !caller.may_use("w"));
         for other in ["", "asof_", &token[1..], &format!("{token} "), &file.tokens[0].sha256] {
-            assert_eq!(tokens.caller(other), None, "{other}");
+            assert_eq!(tokens.find(other), None, "{other}");
         }
         assert_ne!(created(None).1, created(None).1);
     }
 
     #[test]
+    fn a_token_that_lasts_for_a_time_ends_with_it() {
+        let mut file = TokenFile::default();
+        let now = EventTimestamp::from_micros(0);
+        let token = file.create("a", Role::Reader, None, now, Some(Duration::from_secs(1))).unwrap();
+        assert_eq!(Tokens::new(&file).find(&token).unwrap().expires_at, Some(EventTimestamp::from_micros(1_000_000)));
+        file.tokens[0].expires_at = Some("some day".to_owned());
+        let text = serde_saphyr::to_string(&file).unwrap();
+        assert!(matches!(TokenFile::parse(&text, Path::new("t")), Err(TokenError::Malformed { .. })));
+    }
+
+    #[test]
     fn names_are_given_once_and_revoked_once() {
         let (mut file, token) = created(None);
-        let again = file.create("a", Role::Reader, None, EventTimestamp::from_micros(0));
+        let again = file.create("a", Role::Reader, None, EventTimestamp::from_micros(0), None);
         assert!(matches!(again, Err(TokenError::NameTaken { .. })));
         assert!(matches!(
-            file.create("a b", Role::Reader, None, EventTimestamp::from_micros(0)),
+            file.create("a b", Role::Reader, None, EventTimestamp::from_micros(0), None),
             Err(TokenError::Name { .. })
         ));
         file.revoke("a").unwrap();
         assert!(matches!(file.revoke("a"), Err(TokenError::Unknown { .. })));
-        assert_eq!(Tokens::new(&file).caller(&token), None);
+        assert_eq!(Tokens::new(&file).find(&token), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::interpolate::interpolate;
 use super::{
     BLOCK_CACHE_BYTES, EngineSettings, Limits, OFFLINE_PATH, ONLINE_PATH, OnlineStoreSettings, REGISTRY_PATH,
-    ROW_CACHE_BYTES, TlsSettings,
+    ROW_CACHE_BYTES, TlsSettings, TracesSettings,
 };
 use super::{ServerSettings, Settings};
 use crate::diagnostics::{Located, Reporter, Span, help_with_names};
@@ -61,6 +61,7 @@ record! {
         pub tls: Option<RawTls>,
         pub auth: Option<RawAuth>,
         pub limits: Option<RawLimits>,
+        pub traces: Option<RawTraces>,
     }
 }
 
@@ -79,6 +80,13 @@ record! {
 }
 
 record! {
+    pub struct RawTraces as "traces", later later::NONE => {
+        pub endpoint: Option<Text>,
+        pub sample: Option<Text>,
+    }
+}
+
+record! {
     pub struct RawLimits as "limits", later later::NONE => {
         pub request_rows: Option<Text>,
         pub request_bytes: Option<Text>,
@@ -87,6 +95,7 @@ record! {
         pub in_flight: Option<Text>,
         pub queue_time: Option<Text>,
         pub connections: Option<Text>,
+        pub drain_time: Option<Text>,
     }
 }
 
@@ -212,7 +221,27 @@ fn server(raw: &RawServer, reporter: &mut Reporter<'_>) -> ServerSettings {
     });
     let tokens = raw.auth.as_ref().map(|raw| location(Some(&raw.tokens), "", reporter));
     let limits = raw.limits.as_ref().map(|raw| limits(raw, reporter)).unwrap_or_default();
-    ServerSettings { grpc, http, tls, tokens, limits }
+    let traces = raw.traces.as_ref().map(|raw| traces(raw, reporter)).unwrap_or_default();
+    ServerSettings { grpc, http, tls, tokens, limits, traces }
+}
+
+fn traces(raw: &RawTraces, reporter: &mut Reporter<'_>) -> TracesSettings {
+    let is_url =
+        |text: &str| url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if let Some(text) = raw.endpoint.as_ref().filter(|text| !is_url(&text.value)) {
+        let help = "write its base address, e.g. `http://127.0.0.1:4318`";
+        reporter.error_with_help(text.span, format!("`{}` is not the address of a collector", text.value), help);
+    }
+    let share = |text: &Text| text.value.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    let sample = raw.sample.as_ref().and_then(|text| {
+        let sample = share(text);
+        if sample.is_none() {
+            let help = "write a number from 0 to 1, e.g. `0.01`";
+            reporter.error_with_help(text.span, format!("`{}` is not a share of requests", text.value), help);
+        }
+        sample
+    });
+    TracesSettings { endpoint: raw.endpoint.as_ref().map(|text| text.value.clone()), sample }
 }
 
 /// An address to listen on; `localhost` is 127.0.0.1, other names are not looked up.
@@ -247,7 +276,17 @@ fn limits(raw: &RawLimits, reporter: &mut Reporter<'_>) -> Limits {
     };
     let request_time = time(&raw.request_time, default.request_time);
     let queue_time = time(&raw.queue_time, default.queue_time);
-    Limits { request_rows, request_bytes, request_features, request_time, in_flight, queue_time, connections }
+    let drain_time = time(&raw.drain_time, default.drain_time);
+    Limits {
+        request_rows,
+        request_bytes,
+        request_features,
+        request_time,
+        in_flight,
+        queue_time,
+        connections,
+        drain_time,
+    }
 }
 
 fn limit_of_time(text: &Text, reporter: &mut Reporter<'_>) -> Option<Duration> {

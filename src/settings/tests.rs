@@ -51,12 +51,14 @@ server:
   http: localhost:80
   tls: {cert: a.pem, key: a.key, client_ca: ca.pem}
   auth: {tokens: tokens.yaml}
+  traces: {endpoint: "http://collector:4318", sample: 0.25}
   limits:
-    {request_rows: 1_000, request_bytes: 1MB, request_features: 100, request_time: 5s, in_flight: 2, queue_time: 7ms, connections: 3}
+    {request_rows: 1_000, request_bytes: 1MB, request_features: 100, request_time: 5s, in_flight: 2, queue_time: 7ms, connections: 3, drain_time: 4s}
 "#,
     )
     .unwrap_or_else(|errors| panic!("{errors}"));
     let history = Some(Duration::from_secs(30 * 86_400));
+    let traces = TracesSettings { endpoint: Some("http://collector:4318".to_owned()), sample: Some(0.25) };
     let expected = Settings {
         project: "flights-2".to_owned(),
         registry: "gs://bucket/registry".to_owned(),
@@ -85,7 +87,9 @@ server:
                 in_flight: 2,
                 queue_time: Duration::from_millis(7),
                 connections: 3,
+                drain_time: Duration::from_secs(4),
             },
+            traces,
         },
     };
     assert_eq!(settings, expected);

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
-};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 
 use super::IngestionError;
+use super::dead_letters::{DeadLetter, MessagePlace, dead_letter_rows};
+use super::record::PassedOver;
 use super::rows::{EventSchema, ReadRows, Refused};
 use crate::arrow_types::UTC;
-use crate::definition::{Source, SourceName, ValueType};
+use crate::definition::{Source, SourceName};
 use crate::offline_store::RowPlace;
 use crate::online_store::{KeyEncoder, OnlineStore, OnlineStoreError, ViewId};
 use crate::time::{EventTimestamp, duration_micros};
@@ -25,12 +24,8 @@ pub const RECEIVED_AT: &str = "asof_received_at";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushSummary {
     pub accepted: u64,
-    /// Events whose id came before.
-    pub duplicates: u64,
-    /// Events before `stream_from`.
-    pub ignored: u64,
-    /// Events later than the stream allows; they are among the dead letters, too.
-    pub late: u64,
+    pub passed_over: PassedOver,
+    /// Rows that were refused, and events that are accepted and that an expression of a view fails for, once a view.
     pub dead_letters: u64,
     /// The first reasons, with the rows they concern, from 0.
     pub reasons: Vec<(u64, String)>,
@@ -42,12 +37,17 @@ const REASONS_MAX: usize = 10;
 impl PushSummary {
     pub fn add(&mut self, other: &PushSummary, rows_before: u64) {
         self.accepted += other.accepted;
-        self.duplicates += other.duplicates;
-        self.ignored += other.ignored;
-        self.late += other.late;
+        self.passed_over.add(other.passed_over);
         self.dead_letters += other.dead_letters;
         let reasons = other.reasons.iter().map(|(row, reason)| (row + rows_before, reason.clone()));
         self.reasons.extend(reasons.take(REASONS_MAX.saturating_sub(self.reasons.len())));
+    }
+
+    pub(super) fn add_dead_letter(&mut self, row: u64, reason: String) {
+        self.dead_letters += 1;
+        if self.reasons.len() < REASONS_MAX {
+            self.reasons.push((row, reason));
+        }
     }
 }
 
@@ -56,21 +56,22 @@ impl PushSummary {
 pub struct Admitted {
     /// Those that count, with when they came in.
     pub accepted: Option<RecordBatch>,
+    /// The place of each of them among the rows sent.
+    pub accepted_rows: Vec<usize>,
     /// The message of each of them; empty where rows are pushed.
     pub accepted_places: Vec<RowPlace>,
     pub dead_letters: Option<RecordBatch>,
     pub summary: PushSummary,
     /// What [`Admission::revoke`] takes back.
     pub ids: Vec<Vec<u8>>,
-    pub watermark: Option<i64>,
+    pub watermark: Reached,
 }
 
-/// Where a row of a topic comes from.
-#[derive(Debug, Clone)]
-pub struct MessagePlace {
-    pub topic: Arc<str>,
-    pub partition: i32,
-    pub offset: i64,
+/// A watermark, and how often it was set before by somebody: an earlier one does not concern later rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub watermark: Option<i64>,
+    times_set: u64,
 }
 
 /// Judges the events of one source, one batch after the other.
@@ -82,11 +83,15 @@ pub struct Admission {
     stream_from: Option<i64>,
     /// Microseconds.
     allowed_lateness: Option<i64>,
+    /// How far after the clock an event's time may lie, in microseconds.
+    max_ahead: Option<i64>,
     remember: i64,
     /// The greatest event timestamp accepted so far.
     watermark: Option<i64>,
     /// The same, of what is durable.
     durable_watermark: Option<i64>,
+    /// How often the watermark was set.
+    times_set: u64,
     /// Ids that are accepted and not in the store yet, and when their events came in.
     pending_ids: HashMap<Vec<u8>, i64>,
 }
@@ -103,9 +108,11 @@ impl Admission {
             ids: EventIds::new(&schema),
             stream_from: source.stream_from.map(EventTimestamp::micros),
             allowed_lateness: lateness.map(duration_micros),
+            max_ahead: source.stream.as_ref()?.max_ahead().map(duration_micros),
             remember: source.remembers_ids_for().map_or(0, duration_micros),
             watermark,
             durable_watermark: watermark,
+            times_set: 0,
             pending_ids: HashMap::new(),
             schema,
         })
@@ -119,8 +126,9 @@ impl Admission {
     /// Takes over what an earlier version of the definitions had under way.
     pub fn inherit(&mut self, earlier: Admission) {
         self.pending_ids = earlier.pending_ids;
-        self.watermark = self.watermark.max(earlier.watermark);
-        self.durable_watermark = self.durable_watermark.max(earlier.durable_watermark);
+        self.watermark = earlier.watermark;
+        self.durable_watermark = earlier.durable_watermark;
+        self.times_set = earlier.times_set;
     }
 
     /// Judges rows that came in at `now`; `raw` tells a row as it was sent.
@@ -164,20 +172,29 @@ impl Admission {
                 None => None,
             };
             if self.stream_from.is_some_and(|from| time < from) {
-                summary.ignored += 1;
+                summary.passed_over.ignored += 1;
                 continue;
             }
             if known[row]
                 || id.is_some_and(|id| self.pending_ids.get(id).is_some_and(|at| self.is_remembered(*at, now)))
             {
-                summary.duplicates += 1;
+                summary.passed_over.duplicates += 1;
+                continue;
+            }
+            if let Some(ahead) = self.max_ahead
+                && time > now.micros().saturating_add(ahead)
+            {
+                refused.push(refuse(format!(
+                    "its time {} is further after the clock, {now}, than `max_ahead` allows",
+                    EventTimestamp::from_micros(time)
+                )));
                 continue;
             }
             if let (Some(lateness), Some(watermark)) = (self.allowed_lateness, self.watermark)
                 && time < watermark.saturating_sub(lateness)
             {
                 let [time, watermark] = [time, watermark].map(EventTimestamp::from_micros);
-                summary.late += 1;
+                summary.passed_over.late += 1;
                 refused
                     .push(refuse(format!("its time {time} is later than is allowed after the watermark {watermark}")));
                 continue;
@@ -199,12 +216,22 @@ impl Admission {
             Some(RowPlace { partition: place.partition, offset: place.offset })
         };
         let accepted_places = (0..rows).filter(|row| taken[*row]).filter_map(place).collect();
-        let accepted = (summary.accepted > 0).then(|| self.accepted_rows(&read.rows, taken, now)).transpose()?;
-        let dead_letters = (!refused.is_empty()).then(|| dead_letters(&refused, now, places));
-        Ok(Admitted { accepted, accepted_places, dead_letters, summary, ids: new_ids, watermark: self.watermark })
+        let accepted_rows = (0..rows).filter(|row| taken[*row]).map(|row| read.places[row]).collect();
+        let accepted = (summary.accepted > 0).then(|| self.with_received_at(&read.rows, taken, now)).transpose()?;
+        let letter = |refused: Refused| DeadLetter {
+            received_at: now.micros(),
+            place: places.and_then(|places| places.get(refused.row)).cloned(),
+            reason: refused.reason,
+            raw: refused.raw,
+            view: None,
+        };
+        let letters: Vec<DeadLetter> = refused.into_iter().map(letter).collect();
+        let dead_letters = (!letters.is_empty()).then(|| dead_letter_rows(&letters));
+        let watermark = Reached { watermark: self.watermark, times_set: self.times_set };
+        Ok(Admitted { accepted, accepted_rows, accepted_places, dead_letters, summary, ids: new_ids, watermark })
     }
 
-    fn accepted_rows(
+    fn with_received_at(
         &self,
         rows: &RecordBatch,
         taken: Vec<bool>,
@@ -259,9 +286,23 @@ impl Admission {
     }
 
     /// Rows were written to the log.
-    pub fn confirm(&mut self, watermark: Option<i64>) {
-        self.durable_watermark = self.durable_watermark.max(watermark);
-        self.watermark = self.watermark.max(self.durable_watermark);
+    pub fn confirm(&mut self, reached: Reached) {
+        if reached.times_set == self.times_set {
+            self.durable_watermark = self.durable_watermark.max(reached.watermark);
+            self.watermark = self.watermark.max(self.durable_watermark);
+        }
+    }
+
+    /// The watermark is this one from now on, as the log has it, too; gives what it was.
+    pub fn set_watermark(&mut self, watermark: EventTimestamp) -> Option<EventTimestamp> {
+        self.times_set += 1;
+        self.durable_watermark = Some(watermark.micros());
+        std::mem::replace(&mut self.watermark, self.durable_watermark).map(EventTimestamp::from_micros)
+    }
+
+    /// Of events that came in at these times those that the watermark is made of.
+    pub fn counts_for_watermark(&self, time: i64, received_at: i64) -> bool {
+        self.max_ahead.is_none_or(|ahead| time <= received_at.saturating_add(ahead))
     }
 
     /// Rows that were admitted could not be written to the log.
@@ -317,33 +358,6 @@ fn instants(instants: impl Iterator<Item = EventTimestamp>) -> TimestampMicrosec
     TimestampMicrosecondArray::from_iter_values(instants.map(EventTimestamp::micros)).with_timezone(UTC)
 }
 
-/// The rows of the dead-letter table: when each came in, why it was refused, its bytes, and its place in a topic.
-fn dead_letters(refused: &[Refused], now: EventTimestamp, places: Option<&[MessagePlace]>) -> RecordBatch {
-    let place = |refused: &Refused| places.and_then(|places| places.get(refused.row));
-    let topics = refused.iter().map(|refused| place(refused).map(|place| place.topic.to_string()));
-    let partitions = refused.iter().map(|refused| place(refused).map(|place| place.partition));
-    let offsets = refused.iter().map(|refused| place(refused).map(|place| place.offset));
-    let columns: [(&str, ArrayRef); 6] = [
-        ("received_at", Arc::new(instants(std::iter::repeat_n(now, refused.len())))),
-        ("reason", Arc::new(StringArray::from_iter_values(refused.iter().map(|refused| &refused.reason)))),
-        ("raw", Arc::new(BinaryArray::from_iter_values(refused.iter().map(|refused| &refused.raw)))),
-        ("topic", Arc::new(topics.collect::<StringArray>())),
-        ("partition", Arc::new(partitions.collect::<Int32Array>())),
-        ("offset", Arc::new(offsets.collect::<Int64Array>())),
-    ];
-    let fields = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    RecordBatch::try_new(schema, columns.into_iter().map(|(_, array)| array).collect())
-        .expect("all columns have a value a letter")
-}
-
-/// Whether a column of an event table can take values of a declared type.
-pub fn is_stored_as(stored: &DataType, declared: &ValueType) -> bool {
-    let wanted = crate::arrow_types::arrow_type(declared);
-    // Tables name the items of lists in their own way.
-    stored.equals_datatype(&wanted)
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::Int64Type;
@@ -387,7 +401,7 @@ mod tests {
             (admission("stream: {type: push, allowed_lateness: 10s}"), MemoryOnlineStore::new());
         let (ids, first) = admit(&mut admission, &store, 0, &[(1, 100), (2, 90), (3, 89), (4, 101), (5, 90)]);
         assert_eq!(ids, [1, 2, 4]);
-        assert_eq!((first.summary.late, first.summary.dead_letters), (2, 2));
+        assert_eq!((first.summary.passed_over.late, first.summary.dead_letters), (2, 2));
         assert_eq!(first.summary.reasons[0].0, 2);
         assert_eq!(
             first.dead_letters.unwrap().column(2).as_binary::<i32>().value(0),
@@ -405,7 +419,7 @@ mod tests {
         assert_eq!(ids, [1, 2]);
         // Before the store knows it, and after.
         let (ids, again) = admit(&mut admission, &store, 1, &[(1, 5), (3, 5)]);
-        assert_eq!((ids, again.summary.duplicates), (vec![3], 1));
+        assert_eq!((ids, again.summary.passed_over.duplicates), (vec![3], 1));
         let event_ids = admission.ids_of(again.accepted.as_ref().unwrap()).unwrap();
         let changes = StreamChanges {
             event_ids: event_ids.iter().map(|id| (id.clone(), SECOND)).collect(),
@@ -415,6 +429,34 @@ mod tests {
         admission.stored(&event_ids);
         assert_eq!(admit(&mut admission, &store, 10, &[(3, 5)]).0, [0; 0]);
         assert_eq!(admit(&mut admission, &store, 11, &[(3, 5)]).0, [3]);
+    }
+
+    #[test]
+    fn a_time_far_after_the_clock_is_refused_and_moves_no_watermark() {
+        let store = MemoryOnlineStore::new();
+        let day = 86_400;
+        let mut by_default = admission("stream: {type: push, allowed_lateness: 10s}");
+        let (ids, admitted) = admit(&mut by_default, &store, 100, &[(1, 90), (2, 100 + day + 1), (3, 85)]);
+        assert_eq!((ids, admitted.summary.dead_letters), (vec![1, 3], 1));
+        assert!(admitted.summary.reasons[0].1.contains("max_ahead"), "{:?}", admitted.summary.reasons);
+        assert_eq!(admit(&mut by_default, &store, 100, &[(4, 100 + day)]).0, [4]);
+        let mut bounded = admission("stream: {type: push, max_ahead: 1s}");
+        assert_eq!(admit(&mut bounded, &store, 100, &[(1, 101), (2, 102), (3, -5)]).0, [1, 3]);
+        let mut unlimited = admission("stream: {type: push}");
+        assert_eq!(admit(&mut unlimited, &store, 100, &[(1, 1_000_000_000)]).0, [1]);
+    }
+
+    #[test]
+    fn a_watermark_that_is_set_is_not_moved_by_what_was_admitted_before() {
+        let (mut admission, store) =
+            (admission("stream: {type: push, allowed_lateness: 10s}"), MemoryOnlineStore::new());
+        let (_, before) = admit(&mut admission, &store, 500, &[(1, 400)]);
+        admission.set_watermark(EventTimestamp::from_micros(50 * SECOND));
+        admission.confirm(before.watermark);
+        let (ids, after) = admit(&mut admission, &store, 500, &[(2, 39), (3, 40), (4, 60)]);
+        assert_eq!((ids, after.summary.passed_over.late), (vec![3, 4], 1));
+        admission.confirm(after.watermark);
+        assert_eq!(admit(&mut admission, &store, 500, &[(5, 49), (6, 50)]).0, [6]);
     }
 
     #[test]
@@ -433,6 +475,6 @@ mod tests {
         let keys = "batch: {format: parquet, path: x.parquet}, stream_from: 1970-01-01T00:00:05Z, stream: {type: push}";
         let (mut admission, store) = (admission(keys), MemoryOnlineStore::new());
         let (ids, admitted) = admit(&mut admission, &store, 0, &[(1, 4), (2, 5)]);
-        assert_eq!((ids, admitted.summary.ignored), (vec![2], 1));
+        assert_eq!((ids, admitted.summary.passed_over.ignored), (vec![2], 1));
     }
 }

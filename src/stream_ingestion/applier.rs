@@ -3,10 +3,10 @@
 //! Every write holds the rows of all views, the ids of events and the position in the log, so that a crash leaves all
 //! of a record or nothing of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -17,9 +17,13 @@ use metrics::{counter, histogram};
 use super::IngestionError;
 use super::admission::{Admission, RECEIVED_AT};
 use super::fail_point::fail_point;
+use super::faults::Faults;
+use super::known_tables::KnownTables;
 use super::log::Logged;
+use super::record::{PassedOver, Record};
 use super::side::{ViewSide, describe};
 use super::view_plan::{PlanContext, ViewPlan};
+use super::view_problems::Judge;
 use crate::definition::{Definitions, FeatureView, Source, SourceName};
 use crate::engine::Engine;
 use crate::metrics::{STREAM_APPLIED_ROWS_TOTAL, STREAM_FRESHNESS_SECONDS};
@@ -53,6 +57,18 @@ pub struct SourceNote {
     pub watermark: Option<i64>,
     pub accepted: u64,
     pub dead_letters: u64,
+    #[serde(default, flatten)]
+    pub passed_over: PassedOver,
+    /// Accepted events that a view cannot take, by view.
+    #[serde(default)]
+    pub views: BTreeMap<String, ViewLetters>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ViewLetters {
+    /// The view's number, and which of its definitions it is.
+    pub version: String,
+    pub dead_letters: u64,
 }
 
 impl SourceNote {
@@ -61,6 +77,28 @@ impl SourceNote {
     pub fn read(store: &dyn OnlineStore, source: &SourceName) -> Result<Self, OnlineStoreError> {
         let note = store.note(&source_note(source))?;
         Ok(note.and_then(|note| serde_json::from_slice(&note).ok()).unwrap_or_default())
+    }
+
+    /// Rows that were refused, and events that views cannot take, once a view.
+    pub fn all_dead_letters(&self) -> u64 {
+        self.dead_letters + self.views.values().map(|view| view.dead_letters).sum::<u64>()
+    }
+
+    fn add(&mut self, record: &Record, event_timestamp: Option<&str>) {
+        self.passed_over.add(record.passed_over);
+        match record.kind {
+            EventKind::Accepted => {
+                self.accepted += record.rows.num_rows() as u64;
+                let times = event_timestamp.and_then(|time| record.rows.column_by_name(time));
+                let times = times.and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
+                self.watermark = self.watermark.max(times.and_then(arrow::compute::max));
+            }
+            EventKind::DeadLetters => self.dead_letters += record.rows.num_rows() as u64,
+            EventKind::Predictions => {}
+        }
+        if let Some(set) = record.watermark {
+            self.watermark = Some(set.micros());
+        }
     }
 }
 
@@ -72,8 +110,17 @@ pub struct Applier {
     pub(super) applied: u64,
     /// Whether the store knew of no position in this log: then it knows no ids and watermarks, either.
     pub(super) is_fresh: bool,
+    /// The sources of which it has learned them since.
+    pub(super) recalled: HashSet<SourceName>,
     pub(super) registry: Option<Arc<RegistryVersion>>,
     pub(super) sides: BTreeMap<SourceName, Vec<ViewSide>>,
+    pub(super) judges: HashMap<SourceName, Vec<Judge>>,
+    pub(super) known_tables: Arc<KnownTables>,
+    /// As they are now; told to others once all sources are looked at.
+    pub(super) faults: Faults,
+    pub(super) told_faults: Arc<Mutex<Faults>>,
+    /// Dead letters of views that records made which are applied, and that the archive does not have yet.
+    pub(super) letters: Vec<Logged>,
     /// Only to tell the ids of rows.
     pub(super) admissions: HashMap<SourceName, Admission>,
     pub(super) notes: HashMap<SourceName, SourceNote>,
@@ -95,6 +142,8 @@ impl Applier {
         log_id: String,
         log_folder: PathBuf,
         pinned: Arc<AtomicU64>,
+        known_tables: Arc<KnownTables>,
+        told_faults: Arc<Mutex<Faults>>,
     ) -> Result<Self, IngestionError> {
         let note = stores.online.note(APPLIED_NOTE)?.and_then(|note| String::from_utf8(note).ok());
         let known = note.as_deref().and_then(|note| note.split_once(' ')).filter(|(id, _)| *id == log_id);
@@ -105,8 +154,14 @@ impl Applier {
             log_folder,
             applied: applied.unwrap_or(0),
             is_fresh: applied.is_none(),
+            recalled: HashSet::new(),
             registry: None,
             sides: BTreeMap::new(),
+            judges: HashMap::new(),
+            known_tables,
+            faults: Faults::default(),
+            told_faults,
+            letters: Vec::new(),
             admissions: HashMap::new(),
             notes: HashMap::new(),
             pinned,
@@ -127,22 +182,43 @@ impl Applier {
     /// Takes up the definitions with the sides that are as they ask for; the others have to be [built](Self::build).
     ///
     /// # Errors
-    /// A view that does not compile; the definitions in use stay.
+    /// An online store that cannot be read; the definitions in use stay.
     pub async fn use_registry(&mut self, registry: Arc<RegistryVersion>) -> Result<(), IngestionError> {
         let definitions = Arc::new(registry.definitions.clone());
-        let (mut sides, mut admissions) = (BTreeMap::new(), HashMap::new());
+        let context = self.plan_context(&definitions);
+        let (mut sides, mut judges, mut admissions) = (BTreeMap::new(), HashMap::new(), HashMap::new());
+        let mut faults = Faults::default();
         for source in definitions.sources.iter().filter(|source| source.stream.is_some()) {
-            let mut of_source = Vec::new();
+            let (mut of_source, mut judges_of_source) = (Vec::new(), Vec::new());
             for view in definitions.views_fed_by(&source.name) {
-                of_source.extend(self.open_side(&registry, &definitions, source, view).await?);
+                match self.open_side(&registry, &definitions, source, view).await {
+                    Ok(side) => of_source.extend(side),
+                    Err(error) => faults.keep(&view.name, error)?,
+                }
+                let Some(state) = registry.views.get(&view.name) else { continue };
+                match self.open_judge(&context, view, source, *state).await {
+                    Ok(judge) => judges_of_source.extend(judge),
+                    Err(error) => faults.keep(&view.name, error)?,
+                }
             }
-            let note = SourceNote::read(self.stores.online.as_ref(), &source.name)?;
+            let mut note = SourceNote::read(self.stores.online.as_ref(), &source.name)?;
+            note.views.retain(|_, known| judges_of_source.iter().any(|judge: &Judge| judge.is_of(&known.version)));
             admissions.extend(Admission::new(source, note.watermark).map(|admission| (source.name.clone(), admission)));
             self.notes.insert(source.name.clone(), note);
             sides.insert(source.name.clone(), of_source);
+            judges.insert(source.name.clone(), judges_of_source);
         }
-        (self.sides, self.admissions, self.registry) = (sides, admissions, Some(registry));
+        (self.sides, self.judges, self.admissions, self.faults) = (sides, judges, admissions, faults);
+        self.registry = Some(registry);
         Ok(())
+    }
+
+    fn plan_context(&self, definitions: &Arc<Definitions>) -> PlanContext {
+        PlanContext {
+            definitions: Arc::clone(definitions),
+            engine: self.stores.engine.clone(),
+            project: self.stores.project.clone(),
+        }
     }
 
     /// The side of a view as it is read now; None: there is none, or it is not what the definition asks for.
@@ -170,11 +246,7 @@ impl Applier {
         view: &FeatureView,
         side: ViewId,
     ) -> Result<ViewSide, IngestionError> {
-        let context = PlanContext {
-            definitions: Arc::clone(definitions),
-            engine: self.stores.engine.clone(),
-            project: self.stores.project.clone(),
-        };
+        let context = self.plan_context(definitions);
         let failed = |source| IngestionError::View { view: view.name.clone(), source: Arc::new(source) };
         let plan = ViewPlan::compile(&context, view, source).await.map_err(failed)?;
         ViewSide::open(definitions, view, plan, side, self.stores.online.as_ref())
@@ -197,19 +269,12 @@ impl Applier {
 
     async fn try_apply(&mut self, records: &[Logged], last: u64) -> Result<(), IngestionError> {
         let mut changes = StreamChanges::default();
-        let mut notes: HashMap<SourceName, SourceNote> = HashMap::new();
+        let (notes, letters) = self.noted(records);
         for (source, kind, rows) in by_source(records, self.applied)? {
-            let known = self.notes.get(&source).cloned().unwrap_or_default();
-            let note = notes.entry(source.clone()).or_insert(known);
-            if kind == EventKind::DeadLetters {
-                note.dead_letters += rows.num_rows() as u64;
+            if kind != EventKind::Accepted {
                 continue;
             }
-            note.accepted += rows.num_rows() as u64;
             if let Some(admission) = self.admissions.get(&source) {
-                let times = rows.column_by_name(&admission.schema.columns[admission.schema.event_timestamp].name);
-                let times = times.and_then(|times| times.as_primitive_opt::<TimestampMicrosecondType>());
-                note.watermark = note.watermark.max(times.and_then(arrow::compute::max));
                 changes.event_ids.extend(admission.ids_of(&rows)?.into_iter().zip(received_at(&rows)));
             }
             let sides = self.sides.entry(source.clone()).or_default();
@@ -217,9 +282,10 @@ impl Applier {
             while let Some(side) = sides.get_mut(position) {
                 match add(side, &rows, self.stores.online.as_ref(), &mut changes).await {
                     Err(error @ IngestionError::Rows { .. }) => {
-                        // Other views go on. What is stored of this one is made anew when the process begins.
-                        tracing::error!(error = &error as &dyn std::error::Error, "a view is not fed any more");
+                        // Other views go on. What is stored of this one is made anew.
                         changes.notes.push((view_note(side.side.base()), b"to be built anew".to_vec()));
+                        self.faults.keep(&side.view.name, error)?;
+                        self.told_faults.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&self.faults);
                         sides.remove(position);
                     }
                     added => {
@@ -245,6 +311,7 @@ impl Applier {
         self.sides.values_mut().flatten().for_each(ViewSide::written);
         self.ids_added += changes.event_ids.len();
         self.notes.extend(notes);
+        self.letters.extend(letters);
         self.applied = last;
         let now = self.stores.clock.now();
         for record in records.iter().filter(|record| record.record.kind == EventKind::Accepted) {
@@ -252,6 +319,25 @@ impl Applier {
             histogram!(STREAM_FRESHNESS_SECONDS).record(age as f64 / 1e6);
         }
         Ok(())
+    }
+
+    /// What is known of sources after records that are to be applied, and the dead letters of views that they make.
+    fn noted(&self, records: &[Logged]) -> (HashMap<SourceName, SourceNote>, Vec<Logged>) {
+        let mut notes: HashMap<SourceName, SourceNote> = HashMap::new();
+        let mut letters = Vec::new();
+        for logged in records.iter().filter(|logged| logged.sequence > self.applied) {
+            let source = &logged.record.source;
+            let schema = self.admissions.get(source).map(|admission| &admission.schema);
+            let time = schema.map(|schema| schema.columns[schema.event_timestamp].name.as_str());
+            let note = notes.entry(source.clone()).or_insert_with(|| self.note_of(source));
+            note.add(&logged.record, time);
+            let found = self.view_letters(logged);
+            for (view, count) in found.counts {
+                note.views.entry(view.as_str().to_owned()).or_default().dead_letters += count;
+            }
+            letters.extend(found.logged);
+        }
+        (notes, letters)
     }
 
     /// Deletes sides that nobody reads any more, and forgets ids whose time has passed, a few at a time.
@@ -330,6 +416,17 @@ pub(super) fn received_at(rows: &RecordBatch) -> Vec<i64> {
     let column =
         rows.column_by_name(RECEIVED_AT).and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
     column.map_or_else(|| vec![i64::MAX; rows.num_rows()], |column| column.values().to_vec())
+}
+
+/// Makes a store that was restored know nothing of streams: who opens them next learns all of it from event tables and
+/// log, as of a store that was lost.
+///
+/// # Errors
+/// A store that cannot be written.
+pub fn forget_streams(store: &dyn OnlineStore, registry: &RegistryVersion) -> Result<(), OnlineStoreError> {
+    let views = registry.views.values().map(|view| view_note(ViewId(view.id)));
+    let notes = views.chain([APPLIED_NOTE.to_owned()]).map(|name| (name, b"restored".to_vec())).collect();
+    store.write_stream(&StreamChanges { notes, ..StreamChanges::default() })
 }
 
 pub(super) fn source_note(source: &SourceName) -> String {

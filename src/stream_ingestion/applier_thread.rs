@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::IngestionError;
 use super::applier::Applier;
 use super::archive::Archive;
+use super::build::BuiltView;
 use super::engine::{Ingestion, RETRY_INTERVAL, lock};
 use super::log::Logged;
 use crate::definition::{FeatureViewName, SourceName};
@@ -29,7 +30,9 @@ const TIDY_INTERVAL: Duration = Duration::from_millis(500);
 pub enum ToApplier {
     Record(Box<Logged>),
     Registry(Arc<RegistryVersion>, oneshot::Sender<Result<(), IngestionError>>),
-    Rebuild(Vec<FeatureViewName>, oneshot::Sender<Result<Vec<FeatureViewName>, IngestionError>>),
+    Rebuild(Vec<FeatureViewName>, oneshot::Sender<Result<Vec<BuiltView>, IngestionError>>),
+    /// A new event table may begin for this source.
+    NewTable(SourceName, oneshot::Sender<Result<(), IngestionError>>),
 }
 
 pub(super) struct ApplierThread {
@@ -110,7 +113,8 @@ impl ApplierThread {
             ingestion.in_flight_bytes.fetch_sub(bytes, Ordering::SeqCst);
         }
         // The tables are never ahead of the online store.
-        if self.archive.add(records) > ARCHIVE_BYTES {
+        let letters = std::mem::take(&mut self.applier.letters);
+        if self.archive.add(with_letters(records, letters)) > ARCHIVE_BYTES {
             self.archive_soon.notify_one();
         }
         self.applied.send_replace(self.applier.applied());
@@ -132,10 +136,39 @@ impl ApplierThread {
                 let _ = done.send(taken.map(|_| ()));
             }
             ToApplier::Rebuild(views, done) => {
-                let _ = done.send(self.workers.block_on(self.applier.build(&views)));
+                let built = self.workers.block_on(self.applier.build(&views));
+                let _ = done.send(built.and_then(
+                    |built| match views.iter().find_map(|view| self.applier.fault_of(view)) {
+                        Some(fault) => Err(fault),
+                        None => Ok(built),
+                    },
+                ));
+            }
+            ToApplier::NewTable(source, done) => {
+                let _ = done.send(self.begin_table(&source));
+                self.archive_soon.notify_one();
             }
         }
     }
+}
+
+impl ApplierThread {
+    fn begin_table(&mut self, source: &SourceName) -> Result<(), IngestionError> {
+        // What waits for the table that is gone goes to the new one.
+        let position = self.archive.position_of(source).unwrap_or_else(|| self.applier.applied());
+        self.workers.block_on(self.applier.begin_table(source, position))
+    }
+}
+
+/// Records with the dead letters of views that they make, each after its own.
+pub(super) fn with_letters(records: Vec<Logged>, letters: Vec<Logged>) -> Vec<Logged> {
+    if letters.is_empty() {
+        return records;
+    }
+    let mut all: Vec<Logged> = records.into_iter().chain(letters).collect();
+    // Stable: letters come after the record that they are of.
+    all.sort_by_key(|logged| logged.sequence);
+    all
 }
 
 impl Ingestion {

@@ -1,14 +1,16 @@
 //! What waits to be written to the tables of events: rows are gathered until they make files of a sensible size, or
 //! somebody wants them there.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 
 use super::IngestionError;
 use super::fail_point::fail_point;
+use super::faults::Faults;
+use super::known_tables::KnownTables;
 use super::log::Logged;
 use crate::definition::SourceName;
 use crate::offline_store::{EventKind, OfflineStore, Places, Reach};
@@ -18,6 +20,7 @@ const COMMITS_BETWEEN_COMPACTIONS: u64 = 16;
 
 #[derive(Debug, Default)]
 pub struct Archive {
+    known_tables: Arc<KnownTables>,
     waiting: Mutex<Waiting>,
     /// One writer at a time: commits of a table keep the order of the log.
     writing: tokio::sync::Mutex<HashMap<Table, TableState>>,
@@ -32,8 +35,8 @@ struct Waiting {
 }
 
 impl Archive {
-    pub fn new(last: u64) -> Self {
-        Archive { waiting: Mutex::new(Waiting { last, ..Waiting::default() }), ..Archive::default() }
+    pub fn new(last: u64, known_tables: Arc<KnownTables>) -> Self {
+        Archive { known_tables, waiting: Mutex::new(Waiting { last, ..Waiting::default() }), ..Archive::default() }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -60,50 +63,96 @@ impl Archive {
         waiting.records.first().map_or(waiting.last, |record| record.sequence - 1)
     }
 
-    /// Writes everything that waits when it is called.
+    /// Writes everything that waits when it is called; a table that cannot be written keeps no other from it.
     ///
     /// # Errors
-    /// A table that cannot be written; what waits for it goes on waiting.
-    pub async fn write(&self, store: &OfflineStore, log: &str) -> Result<(), IngestionError> {
+    /// The first table that cannot be written; what waits for it goes on waiting.
+    pub async fn write(&self, store: &OfflineStore, log: &str, faults: &Mutex<Faults>) -> Result<(), IngestionError> {
         let mut tables = self.writing.lock().await;
         let records = self.waiting().records.clone();
-        for ForTable { table, rows, places, reach } in by_table(&records, log)? {
+        let mut left: HashSet<Table> = HashSet::new();
+        let mut first = Ok(());
+        for rows in by_table(&records, log)? {
+            // Rows of a table are in it in the order of the log, or not at all.
+            if left.contains(&rows.table) {
+                continue;
+            }
+            let table = rows.table.clone();
             let state = tables.entry(table.clone()).or_default();
-            if !state.is_certain {
-                // What an earlier attempt wrote, whose end is not known, does not wait any more.
-                let (source, kind) = &table;
-                let known = store.event_table(*kind, source).await?;
-                let position = match known {
-                    Some(known) => known.position(log).await?.unwrap_or(0),
-                    None => 0,
-                };
-                state.is_certain = true;
-                if position > 0 && records.iter().any(|record| is_of(record, &table) && record.sequence <= position) {
-                    self.remove(&table, position);
-                    // The rest of the rows is gathered anew.
-                    continue;
-                }
-            }
-            state.is_certain = false;
-            if let Some(rows) = rows {
-                fail_point("archive.begun");
-                store.append_events(table.1, &table.0, &rows, &places, &reach).await?;
-                fail_point("archive.committed");
-                state.commits += 1;
-            }
-            state.is_certain = true;
-            self.remove(&table, reach.position);
-            if state.commits >= COMMITS_BETWEEN_COMPACTIONS {
-                state.commits = 0;
-                if let Err(error) = store.compact_events(table.1, &table.0).await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "small files could not be brought together"
-                    );
+            match self.write_table(store, log, &records, rows, state).await {
+                Ok(true) => {}
+                Ok(false) => drop(left.insert(table)),
+                Err(error) => {
+                    if let IngestionError::TableGone { .. } = error {
+                        let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+                        faults.sources.insert(table.0.clone(), error.clone());
+                    }
+                    first = first.and(Err(error));
+                    left.insert(table);
                 }
             }
         }
-        Ok(())
+        first
+    }
+
+    /// Whether a record up to `through`, of a source that is asked about, waits to be written.
+    pub fn has_waiting(&self, through: u64, is_asked: &dyn Fn(&SourceName) -> bool) -> bool {
+        let waiting = self.waiting();
+        waiting.records.iter().any(|logged| logged.sequence <= through && is_asked(&logged.record.source))
+    }
+
+    /// Records of a source's event table up to here, and none after, are in it.
+    pub fn position_of(&self, source: &SourceName) -> Option<u64> {
+        let table = (source.clone(), EventKind::Accepted);
+        let waiting = self.waiting();
+        waiting.records.iter().find(|record| is_of(record, &table)).map(|record| record.sequence - 1)
+    }
+
+    /// Gives false where its rows have to be gathered anew, because some of them do not wait any more.
+    async fn write_table(
+        &self,
+        store: &OfflineStore,
+        log: &str,
+        records: &[Logged],
+        ForTable { table, rows, places, reach }: ForTable,
+        state: &mut TableState,
+    ) -> Result<bool, IngestionError> {
+        let (source, kind) = &table;
+        let known = match kind {
+            EventKind::Accepted => self.known_tables.open(store, source).await?,
+            _ => store.event_table(*kind, source).await?,
+        };
+        if !state.is_certain {
+            // What an earlier attempt wrote, whose end is not known, does not wait any more.
+            let position = match &known {
+                Some(known) => known.position(log).await?.unwrap_or(0),
+                None => 0,
+            };
+            state.is_certain = true;
+            if position > 0 && records.iter().any(|record| is_of(record, &table) && record.sequence <= position) {
+                self.remove(&table, position);
+                return Ok(false);
+            }
+        }
+        state.is_certain = false;
+        if let Some(rows) = rows {
+            fail_point("archive.begun");
+            store.append_events(*kind, source, &rows, &places, &reach).await?;
+            fail_point("archive.committed");
+            if known.is_none() && *kind == EventKind::Accepted {
+                self.known_tables.open(store, source).await?;
+            }
+            state.commits += 1;
+        }
+        state.is_certain = true;
+        self.remove(&table, reach.position);
+        if state.commits >= COMMITS_BETWEEN_COMPACTIONS {
+            state.commits = 0;
+            if let Err(error) = store.compact_events(*kind, source).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "small files could not be brought together");
+            }
+        }
+        Ok(true)
     }
 
     /// Records of a table up to here wait no more.

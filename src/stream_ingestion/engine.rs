@@ -13,10 +13,14 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::IngestionError;
 use super::applier::{Applier, SourceNote, Stores, watermark_of};
-use super::applier_thread::{ApplierThread, ToApplier};
+use super::applier_thread::{ApplierThread, ToApplier, with_letters};
 use super::archive::Archive;
+use super::build::BuiltView;
 use super::door::SourceDoor;
+use super::faults::Faults;
+use super::known_tables::KnownTables;
 use super::log::{Log, Logged};
+use super::record::PassedOver;
 use super::writer::{ToLog, write_log};
 use crate::definition::{FeatureViewName, SourceName};
 use crate::metrics::{STREAM_LAG_RECORDS, STREAM_PENDING_BYTES};
@@ -30,21 +34,21 @@ const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How one source's stream stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SourceStatus {
     pub name: SourceName,
     pub watermark: Option<EventTimestamp>,
     /// Since the store was made.
     pub accepted: u64,
+    /// Rows that were refused, and events that views cannot take, once a view.
     pub dead_letters: u64,
-    /// Since the process began.
-    pub duplicates: u64,
-    pub late: u64,
-    pub ignored: u64,
+    pub passed_over: PassedOver,
     /// Records of all sources that are logged and not visible online yet.
     pub online_lag_records: u64,
     /// Records of all sources that are not in the event tables yet.
     pub offline_lag_records: u64,
+    /// Why no events are taken.
+    pub fault: Option<IngestionError>,
 }
 
 /// The streams of one project, open. One process has them: that which has the online store.
@@ -57,6 +61,7 @@ pub struct Ingestion {
     pub(super) sources: RwLock<HashMap<SourceName, Arc<Mutex<SourceDoor>>>>,
     pub(super) registry: RwLock<Option<Arc<RegistryVersion>>>,
     pub(super) notes: Arc<Mutex<BTreeMap<SourceName, SourceNote>>>,
+    pub(super) faults: Arc<Mutex<Faults>>,
     pub(super) durable: Arc<AtomicU64>,
     pub(super) applied: watch::Receiver<u64>,
     pub(super) archive: Arc<Archive>,
@@ -85,8 +90,10 @@ impl Ingestion {
     /// Opens the log in `log_folder`, brings the online store to its end, and begins to take events of the sources of
     /// `registry`. Work that takes time runs on `workers`.
     ///
+    /// What keeps a single source from being taken, or a view from being fed, is among the [faults](Self::faults).
+    ///
     /// # Errors
-    /// A log, store or table that cannot be read or written, a view that does not compile.
+    /// A log or online store that cannot be read or written.
     pub async fn open(
         stores: Stores,
         log_folder: &Path,
@@ -99,10 +106,13 @@ impl Ingestion {
         };
         let log = Log::open(log_folder).map_err(log_failed)?;
         let pinned = Arc::new(AtomicU64::new(u64::MAX));
+        let known_tables = Arc::new(KnownTables::read(log_folder).map_err(log_failed)?);
+        let faults = Arc::<Mutex<Faults>>::default();
+        let (id, folder) = (log.id().to_owned(), log_folder.to_owned());
+        let archive = Arc::new(Archive::new(log.last(), Arc::clone(&known_tables)));
         let mut applier =
-            Applier::new(stores.clone(), log.id().to_owned(), log_folder.to_owned(), Arc::clone(&pinned))?;
+            Applier::new(stores.clone(), id, folder, Arc::clone(&pinned), known_tables, Arc::clone(&faults))?;
         applier.use_registry(Arc::clone(&registry)).await?;
-        let archive = Arc::new(Archive::new(log.last()));
         replay(&log, &mut applier, &archive, &stores, &registry).await?;
         applier.build(&[]).await?;
         let (to_log, log_work) = channel();
@@ -116,6 +126,7 @@ impl Ingestion {
             sources: RwLock::default(),
             registry: RwLock::default(),
             notes: Arc::default(),
+            faults,
             durable: Arc::clone(&durable),
             applied,
             in_flight_bytes: AtomicUsize::new(0),
@@ -149,7 +160,8 @@ impl Ingestion {
         Ok(ingestion)
     }
 
-    /// Takes up a newer version of the definitions; views that it feeds anew are built from what is archived.
+    /// Takes up a newer version of the definitions; views that it feeds anew are built from what is archived. With the
+    /// version in use, what is at fault is tried again.
     ///
     /// # Errors
     /// As of [`Self::open`]; the version in use stays.
@@ -191,16 +203,31 @@ impl Ingestion {
     /// # Errors
     /// A table that cannot be written.
     pub async fn flush(&self) -> Result<(), IngestionError> {
+        self.flush_sources(&|_| true).await
+    }
+
+    /// As [`Self::flush`], for the events of the sources that are asked about.
+    ///
+    /// # Errors
+    /// A table of theirs that cannot be written.
+    pub async fn flush_sources(&self, is_asked: &(dyn Fn(&SourceName) -> bool + Sync)) -> Result<(), IngestionError> {
         let durable = self.durable.load(Ordering::SeqCst);
         self.wait_applied(durable).await?;
-        while self.archive.archived() < durable {
-            self.write_archive().await?;
+        while self.archive.has_waiting(durable, is_asked) {
+            let written = self.write_archive().await;
+            if self.archive.has_waiting(durable, is_asked) {
+                written?;
+            }
         }
-        Ok(())
+        match self.faults().sources.into_iter().find(|(source, _)| is_asked(source)) {
+            // What it held is not there to be read.
+            Some((_, fault @ IngestionError::TableGone { .. })) => Err(fault),
+            _ => Ok(()),
+        }
     }
 
     async fn write_archive(&self) -> Result<(), IngestionError> {
-        self.archive.write(&self.stores.offline, &self.log_id).await
+        self.archive.write(&self.stores.offline, &self.log_id, &self.faults).await
     }
 
     /// Bytes of events that wait to be in both stores.
@@ -222,11 +249,26 @@ impl Ingestion {
     ///
     /// # Errors
     /// As of [`Self::open`]; what is read stays as it was.
-    pub async fn rebuild(&self, views: &[FeatureViewName]) -> Result<Vec<FeatureViewName>, IngestionError> {
-        self.flush().await?;
+    pub async fn rebuild(&self, views: &[FeatureViewName]) -> Result<Vec<BuiltView>, IngestionError> {
         let (done, built) = oneshot::channel();
         self.tell(ToApplier::Rebuild(views.to_vec(), done))?;
         built.await.unwrap_or(Err(IngestionError::Closed))
+    }
+
+    /// Begins a new event table for a source whose own is gone for good; its views are built anew.
+    ///
+    /// # Errors
+    /// A source whose table is there; a table or store that cannot be written.
+    pub async fn new_table(&self, source: &str) -> Result<(), IngestionError> {
+        self.known_source(source)?;
+        let (done, begun) = oneshot::channel();
+        self.tell(ToApplier::NewTable(SourceName::new(source), done))?;
+        begun.await.unwrap_or(Err(IngestionError::Closed))
+    }
+
+    /// What keeps sources from being taken, and views from being fed.
+    pub fn faults(&self) -> Faults {
+        lock(&self.faults).clone()
     }
 
     /// Those of the views, or of all, that a stream feeds.
@@ -243,20 +285,18 @@ impl Ingestion {
         let durable = self.durable.load(Ordering::SeqCst);
         let (applied, archived) = (*self.applied.borrow(), self.archive.archived());
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        let notes = self.notes();
+        let (notes, faults) = (self.notes().clone(), self.faults());
         let mut all: Vec<SourceStatus> = sources
-            .iter()
-            .map(|(name, door)| {
-                let door = lock(door);
+            .keys()
+            .map(|name| {
                 let note = notes.get(name).cloned().unwrap_or_default();
                 SourceStatus {
                     name: name.clone(),
                     watermark: watermark_of(&note),
                     accepted: note.accepted,
-                    dead_letters: note.dead_letters,
-                    duplicates: door.duplicates,
-                    late: door.late,
-                    ignored: door.ignored,
+                    dead_letters: note.all_dead_letters(),
+                    passed_over: note.passed_over,
+                    fault: faults.sources.get(name).cloned(),
                     online_lag_records: durable.saturating_sub(applied),
                     offline_lag_records: durable.saturating_sub(archived),
                 }
@@ -316,11 +356,16 @@ async fn replay(
     let mut positions: HashMap<(SourceName, EventKind), u64> = HashMap::new();
     for source in registry.definitions.sources.iter().filter(|source| source.stream.is_some()) {
         for kind in [EventKind::Accepted, EventKind::DeadLetters] {
-            let position = match stores.offline.event_table(kind, &source.name).await? {
-                Some(table) => table.position(log.id()).await?.unwrap_or(0),
-                None => 0,
+            let position = match stores.offline.event_table(kind, &source.name).await {
+                Ok(Some(table)) => table.position(log.id()).await.map(Option::unwrap_or_default),
+                Ok(None) => Ok(0),
+                Err(error) => Err(error),
             };
-            positions.insert((source.name.clone(), kind), position);
+            if let Err(error) = &position {
+                // What waits for it is looked at again when it can be read.
+                tracing::warn!(error = error as &dyn std::error::Error, "the position of a table cannot be read");
+            }
+            positions.insert((source.name.clone(), kind), position.unwrap_or(0));
         }
     }
     let from = positions.values().copied().min().unwrap_or(0).min(applier.applied());
@@ -338,7 +383,10 @@ async fn replay(
         // Events of a source that is gone go nowhere.
         positions.get(&table).is_some_and(|position| logged.sequence > *position)
     };
-    archive.add(records.into_iter().filter(is_left).collect());
+    // Those of records that were applied long ago, too.
+    applier.letters.clear();
+    let letters = records.iter().filter_map(|logged| applier.view_letters(logged).logged).collect();
+    archive.add(with_letters(records, letters).into_iter().filter(is_left).collect());
     Ok(())
 }
 

@@ -12,8 +12,8 @@ use crate::online_store::OnlineStoreError;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum IngestionError {
-    #[error("there is no source `{name}`{}", did_you_mean(nearest))]
-    UnknownSource { name: String, nearest: Option<String> },
+    #[error("there is no source `{name}`; {help}")]
+    UnknownSource { name: String, help: String },
     #[error("source `{name}` takes no pushed rows: {reason}")]
     NotPushed { name: SourceName, reason: &'static str },
     #[error("source `{source_name}` has no column `{column}`{}", did_you_mean(nearest))]
@@ -28,6 +28,16 @@ pub enum IngestionError {
         "column `{column}` of source `{source_name}` is {declared}, and its event table holds {found}; give the column another name, or move the table away"
     )]
     TableType { source_name: SourceName, column: String, found: String, declared: ValueType },
+    #[error(
+        "the event table of source `{source_name}` is not at {location} any more, where {found} is; bring it back (mount the folder, restore a backup), or go on without its events: `asof stream new-table {source_name}`"
+    )]
+    TableGone { source_name: SourceName, location: String, found: &'static str },
+    #[error("the event table of source `{source_name}` is there; nothing has to begin anew")]
+    TableThere { source_name: SourceName },
+    #[error("source `{name}` takes no events now")]
+    SourceClosed { name: SourceName, source: Box<IngestionError> },
+    #[error("feature view `{view}` is not fed by its stream")]
+    ViewClosed { view: FeatureViewName, source: Box<IngestionError> },
     #[error("more events wait to be stored than the server keeps ({bytes} bytes); try again in {} s", retry_after.as_secs())]
     Full { bytes: usize, retry_after: std::time::Duration },
     #[error("events cannot be written to the log {folder}; nothing of the push is stored")]
@@ -54,7 +64,9 @@ impl IngestionError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             IngestionError::UnknownSource { .. } => ErrorKind::NotFound,
-            IngestionError::NotPushed { .. } | IngestionError::TableType { .. } => ErrorKind::Precondition,
+            IngestionError::NotPushed { .. } | IngestionError::TableType { .. } | IngestionError::TableThere { .. } => {
+                ErrorKind::Precondition
+            }
             IngestionError::UnknownColumn { .. }
             | IngestionError::MissingColumn { .. }
             | IngestionError::ColumnTwice { .. }
@@ -65,6 +77,8 @@ impl IngestionError {
                 ErrorKind::Corrupt
             }
             IngestionError::Log { .. } | IngestionError::Closed => ErrorKind::Unavailable,
+            IngestionError::TableGone { .. } => ErrorKind::Unavailable,
+            IngestionError::SourceClosed { source, .. } | IngestionError::ViewClosed { source, .. } => source.kind(),
             IngestionError::View { source, .. } => source.kind(),
             IngestionError::OfflineStore(error) => error.kind(),
             IngestionError::OnlineStore(error) => error.kind(),

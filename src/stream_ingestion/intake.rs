@@ -4,23 +4,25 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::{Array, BinaryArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, BinaryArray, RecordBatch};
 use metrics::{counter, gauge};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::IngestionError;
-use super::admission::{Admitted, MessagePlace, PushSummary};
+use super::admission::{Admitted, PushSummary, Reached};
 use super::applier::position_note;
+use super::dead_letters::{MessagePlace, as_json};
 use super::door::SourceDoor;
 use super::engine::{Ingestion, lock};
-use super::record::{Record, TopicPosition};
-use super::rows::{ReadRows, Refused, UnknownKeys, message_bytes};
-use super::view_plan::ViewPlan;
+use super::record::{PassedOver, Record, TopicPosition};
+use super::rows::{UnknownKeys, message_bytes};
+use super::view_problems::ViewProblems;
 use super::writer::{Append, ToLog};
 use crate::definition::{SourceName, StreamInput};
 use crate::metrics::{STREAM_ROWS_TOTAL, STREAM_WATERMARK_SECONDS};
 use crate::offline_store::EventKind;
+use crate::time::EventTimestamp;
 
 /// Bytes of events that may wait to be in both stores; what comes on top is refused.
 const PENDING_BYTES_MAX: usize = 256 << 20;
@@ -43,7 +45,7 @@ pub enum Acknowledge {
 }
 
 /// Rows as a caller sends them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum PushedRows {
     Batch(RecordBatch),
     /// A JSON object each.
@@ -176,10 +178,7 @@ impl Ingestion {
         let schema = lock(place).admission.schema.clone();
         let raw = |row: usize| rows.raw(row);
         let read = match &rows {
-            PushedRows::Batch(batch) => {
-                let rows = schema.read_batch(batch)?;
-                ReadRows { places: (0..rows.num_rows()).collect(), rows, refused: Vec::new() }
-            }
+            PushedRows::Batch(batch) => schema.read_batch(batch, &raw)?,
             PushedRows::Json(texts) => schema.read_json(texts, unknown),
             PushedRows::Objects(objects) => schema.read_objects(objects.iter().cloned().map(Ok), unknown, &raw),
             PushedRows::Messages(values) => schema.read_messages(values, unknown),
@@ -192,33 +191,36 @@ impl Ingestion {
             // The definitions changed meanwhile.
             return self.judge(place, rows, unknown, places, positions);
         }
-        let read = self.pass_checks(&door.checks, read, &raw);
         let admitted = door.admission.admit(self.stores.online.as_ref(), read, now, &raw, places)?;
-        let Admitted { accepted, accepted_places, dead_letters, summary, ids, watermark } = admitted;
+        let Admitted { accepted, accepted_rows, accepted_places, dead_letters, mut summary, ids, watermark } = admitted;
+        if let Some(rows) = &accepted {
+            add_problems(&door.checks, rows, &accepted_rows, &mut summary);
+        }
         let name = door.admission.schema.source.clone();
-        count(&name, &summary, watermark);
-        door.duplicates += summary.duplicates;
-        door.late += summary.late;
-        door.ignored += summary.ignored;
+        count(&name, &summary, watermark.watermark);
         let record = |kind, rows, places| Record {
             source: name.clone(),
             kind,
             received_at: now,
             positions: Vec::new(),
             places,
+            passed_over: PassedOver::default(),
+            watermark: None,
             rows,
         };
         let mut records = Vec::new();
         records.extend(dead_letters.map(|rows| record(EventKind::DeadLetters, rows, Vec::new())));
         records.extend(accepted.map(|rows| record(EventKind::Accepted, rows, accepted_places)));
-        if records.is_empty() && !positions.is_empty() {
-            // Nothing of them counts, and they are read all the same.
+        let is_noted = !positions.is_empty() || summary.passed_over != PassedOver::default();
+        if records.is_empty() && is_noted {
+            // No row is kept, and that they came in is.
             let nothing = RecordBatch::new_empty(door.admission.accepted_schema());
             records.push(record(EventKind::Accepted, nothing, Vec::new()));
         }
         // The last record tells how far topics are read: before it, nothing of them is.
         if let Some(last) = records.last_mut() {
             last.positions = positions.to_vec();
+            last.passed_over = summary.passed_over;
         }
         let sent = self.send(records);
         if sent.is_err() {
@@ -227,27 +229,39 @@ impl Ingestion {
         Ok(Judged { summary, entries: Entries { ids, watermark, done: sent? } })
     }
 
-    /// Refuses the rows that the plan of some view fails on.
-    fn pass_checks(&self, checks: &[ViewPlan], mut read: ReadRows, raw: &dyn Fn(usize) -> Vec<u8>) -> ReadRows {
-        for plan in checks {
-            if self.workers.block_on(plan.rows(&read.rows)).is_ok() {
-                continue;
-            }
-            let mut passes = Vec::with_capacity(read.rows.num_rows());
-            for (row, place) in read.places.iter().enumerate() {
-                let tried = self.workers.block_on(plan.rows(&read.rows.slice(row, 1)));
-                passes.push(tried.is_ok());
-                if let Err(error) = tried {
-                    let reason = format!("an expression of a feature view cannot be computed: {}", error.find_root());
-                    read.refused.push(Refused { row: *place, reason, raw: raw(*place) });
-                }
-            }
-            let mut kept = passes.iter();
-            read.places.retain(|_| kept.next().copied().unwrap_or(false));
-            read.rows = arrow::compute::filter_record_batch(&read.rows, &BooleanArray::from(passes))
-                .unwrap_or_else(|_| read.rows.slice(0, 0));
+    /// Sets the watermark of a source, whatever it is; gives what it was. Events that come in later are judged by it.
+    ///
+    /// # Errors
+    /// A source that is not there, a log that cannot be written.
+    pub async fn set_watermark(
+        &self,
+        source: &str,
+        watermark: EventTimestamp,
+    ) -> Result<Option<EventTimestamp>, IngestionError> {
+        let place = self.known_source(source)?;
+        let (before, sent) = {
+            let mut door = lock(&place);
+            let record = Record {
+                source: door.admission.schema.source.clone(),
+                kind: EventKind::Accepted,
+                received_at: self.stores.clock.now(),
+                positions: Vec::new(),
+                places: Vec::new(),
+                passed_over: PassedOver::default(),
+                watermark: Some(watermark),
+                rows: RecordBatch::new_empty(door.admission.accepted_schema()),
+            };
+            let sent = self.send(vec![record])?;
+            (door.admission.set_watermark(watermark), sent)
+        };
+        let entries = Entries { ids: Vec::new(), watermark: Reached::default(), done: sent };
+        let settled = self.settle(&place, entries).await;
+        if let (Err(_), Some(before)) = (&settled, before) {
+            lock(&place).admission.set_watermark(before);
         }
-        read
+        self.wait_applied(settled?).await?;
+        gauge!(STREAM_WATERMARK_SECONDS, "source" => source.to_owned()).set(watermark.micros() as f64 / 1e6);
+        Ok(before)
     }
 
     fn send(&self, records: Vec<Record>) -> Result<Vec<Sent>, IngestionError> {
@@ -356,7 +370,7 @@ struct Judged {
 
 struct Entries {
     ids: Vec<Vec<u8>>,
-    watermark: Option<i64>,
+    watermark: Reached,
     done: Vec<Sent>,
 }
 
@@ -366,9 +380,9 @@ type Sent = (usize, oneshot::Receiver<Result<u64, IngestionError>>);
 fn count(source: &SourceName, summary: &PushSummary, watermark: Option<i64>) {
     let outcomes = [
         ("accepted", summary.accepted),
-        ("duplicate", summary.duplicates),
-        ("late", summary.late),
-        ("ignored", summary.ignored),
+        ("duplicate", summary.passed_over.duplicates),
+        ("late", summary.passed_over.late),
+        ("ignored", summary.passed_over.ignored),
         ("dead_letter", summary.dead_letters),
     ];
     for (outcome, rows) in outcomes {
@@ -379,13 +393,12 @@ fn count(source: &SourceName, summary: &PushSummary, watermark: Option<i64>) {
     }
 }
 
-/// One row of a batch as a JSON object.
-fn as_json(batch: &RecordBatch, row: usize) -> Vec<u8> {
-    let mut text = Vec::new();
-    let mut writer = arrow::json::LineDelimitedWriter::new(&mut text);
-    let written = writer.write(&batch.slice(row, 1)).and_then(|()| writer.finish());
-    match written {
-        Ok(()) => text.trim_ascii_end().to_vec(),
-        Err(error) => format!("a row that JSON cannot write: {error}").into_bytes(),
+/// Adds to a summary what views cannot take of accepted rows; `sent`: the places of these among the rows sent.
+fn add_problems(checks: &[ViewProblems], rows: &RecordBatch, sent: &[usize], summary: &mut PushSummary) {
+    for check in checks {
+        // What cannot even be looked at is a fault of the view, and told as such.
+        for (row, reason) in check.of(rows).unwrap_or_default() {
+            summary.add_dead_letter(sent[row] as u64, reason);
+        }
     }
 }

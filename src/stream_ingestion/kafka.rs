@@ -21,8 +21,8 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::runtime::Handle;
 
 use super::IngestionError;
-use super::admission::MessagePlace;
 use super::avro::AvroSchema;
+use super::dead_letters::MessagePlace;
 use super::engine::{Ingestion, lock};
 use super::intake::{Acknowledge, PendingPush, PushedRows};
 use super::record::TopicPosition;

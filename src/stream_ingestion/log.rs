@@ -368,6 +368,8 @@ mod tests {
             received_at: EventTimestamp::from_micros(number),
             positions: Vec::new(),
             places: Vec::new(),
+            passed_over: Default::default(),
+            watermark: None,
             rows: RecordBatch::try_from_iter([("n", column)]).unwrap(),
         };
         record.encode().unwrap()

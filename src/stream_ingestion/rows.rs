@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BinaryArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::{Map, Value};
 
@@ -81,11 +82,38 @@ impl EventSchema {
         })
     }
 
-    /// Rows of a caller's columns, under the names of the source's files or those used here.
+    /// Rows of a caller's columns, under the names of the source's files or those used here; `raw` tells a row as it
+    /// was sent.
     ///
     /// # Errors
-    /// A column that is missing, unknown, sent twice, or of a type whose values would change.
-    pub fn read_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestionError> {
+    /// A column that is missing, unknown, sent twice, or of a type whose values cannot become the declared one's.
+    pub fn read_batch(&self, batch: &RecordBatch, raw: &dyn Fn(usize) -> Vec<u8>) -> Result<ReadRows, IngestionError> {
+        if batch.num_rows() == 0 && batch.num_columns() == 0 {
+            let rows = RecordBatch::new_empty(Arc::clone(&self.schema));
+            return Ok(ReadRows { rows, places: Vec::new(), refused: Vec::new() });
+        }
+        // Without rows: what is wrong then is wrong with all of them.
+        self.adapted(&batch.slice(0, 0))?;
+        if let Ok(rows) = self.adapted(batch) {
+            return Ok(ReadRows { places: (0..rows.num_rows()).collect(), rows, refused: Vec::new() });
+        }
+        // Some value does not fit: each row by itself tells which.
+        let (mut rows, mut places, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..batch.num_rows() {
+            match self.adapted(&batch.slice(row, 1)) {
+                Ok(read) => {
+                    rows.push(read);
+                    places.push(row);
+                }
+                Err(error) => refused.push(Refused { row, reason: error.to_string(), raw: raw(row) }),
+            }
+        }
+        let rows = concat_batches(&self.schema, &rows);
+        let rows = rows.map_err(|error| IngestionError::Encode { problem: error.to_string() })?;
+        Ok(ReadRows { rows, places, refused })
+    }
+
+    fn adapted(&self, batch: &RecordBatch) -> Result<RecordBatch, IngestionError> {
         let mut found: Vec<Option<ArrayRef>> = vec![None; self.columns.len()];
         for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
             let Some(position) = self.names.get(field.name()) else {

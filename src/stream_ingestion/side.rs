@@ -35,6 +35,8 @@ pub struct ViewSide {
     version: SchemaVersion,
     layout: Option<TileLayout>,
     tiles: TileCache,
+    /// Events, or rows, that were added since it was opened.
+    pub added: u64,
 }
 
 impl std::fmt::Debug for ViewSide {
@@ -129,6 +131,7 @@ impl ViewSide {
             version,
             layout,
             tiles: TileCache::default(),
+            added: 0,
         })
     }
 
@@ -167,7 +170,7 @@ impl ViewSide {
     }
 
     fn add_rows(
-        &self,
+        &mut self,
         prefixes: &EncodedKeys,
         instants: Instants<'_>,
         columns: &[ArrayRef],
@@ -191,6 +194,7 @@ impl ViewSide {
             let mut value = Vec::with_capacity(row_value.len() + 5);
             encode_rows(together, [row_value.as_slice()], &mut value);
             changes.merges.push((key, value));
+            self.added += 1;
         }
         Ok(())
     }

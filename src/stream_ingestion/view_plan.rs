@@ -12,6 +12,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
 use super::rows::EventSchema;
@@ -27,6 +28,13 @@ pub struct PlanContext {
     pub engine: Engine,
     /// The folder that relative paths of sources start from.
     pub project: std::path::PathBuf,
+}
+
+impl PlanContext {
+    /// A compiler over the events of streams alone.
+    pub fn compiler(&self, session: &SessionContext) -> Compiler {
+        Compiler::new(Arc::clone(&self.definitions), self.project.clone(), session.clone()).events_only()
+    }
 }
 
 #[derive(Debug)]
@@ -50,17 +58,17 @@ impl ViewPlan {
         let partition: Arc<dyn PartitionStream> = Arc::clone(&slot) as _;
         let table: Arc<dyn TableProvider> =
             Arc::new(StreamingTable::try_new(Arc::clone(&events.schema), vec![partition])?);
-        let compiler = Compiler::new(Arc::clone(&context.definitions), context.project.clone(), session.clone());
-        let compiler = compiler.with_events([(source.name.clone(), table)].into()).events_only();
+        let compiler = context.compiler(&session).with_events([(source.name.clone(), table)].into());
         let frame = compiler.view(view, TimeRange::UNBOUNDED).await?.frame;
         let task = Arc::new(frame.task_ctx());
         Ok(ViewPlan { plan: frame.create_physical_plan().await?, task, slot })
     }
 
-    /// The view's rows of some events, columns as [`table_schema`](crate::compile::table_schema) has them.
+    /// The view's rows of some events, columns as [`table_schema`](crate::compile::table_schema) has them; an event that
+    /// the view cannot take has no event timestamp.
     ///
     /// # Errors
-    /// An expression that fails on a value.
+    /// Events of columns that cannot be those of the source.
     pub async fn rows(&self, events: &RecordBatch) -> Result<Vec<RecordBatch>, DataFusionError> {
         let events = conform(events, &self.slot.schema)?;
         *self.slot.events.lock().unwrap_or_else(PoisonError::into_inner) = Some(events);
@@ -69,7 +77,7 @@ impl ViewPlan {
 }
 
 /// The columns of a schema out of a batch that may be older than it: new ones are null.
-fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
+pub fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
     let column = |field: &Arc<arrow::datatypes::Field>| match batch.column_by_name(field.name()) {
         Some(array) if array.data_type() == field.data_type() => Ok(Arc::clone(array)),
         Some(array) => cast(array, field.data_type()),

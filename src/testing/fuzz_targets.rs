@@ -66,7 +66,7 @@ fn settings_files() {
 fn token_files() {
     let mut file = TokenFile::default();
     let role = crate::serving::tokens::Role::Reader;
-    file.create("a", role, Some(["v".to_owned()].into()), EventTimestamp::from_micros(0)).unwrap();
+    file.create("a", role, Some(["v".to_owned()].into()), EventTimestamp::from_micros(0), None).unwrap();
     let text = serde_saphyr::to_string(&file).unwrap();
     fuzz("tokens", texts(&[&text]), |bytes| {
         let _ = TokenFile::parse(&String::from_utf8_lossy(bytes), Path::new("tokens.yaml"));

@@ -78,7 +78,7 @@ fn is_written(cell: &str, is_finite: bool) -> bool {
 
 /// Days since the Unix epoch.
 pub(super) fn parse_date(cell: &str) -> Option<i32> {
-    let date = NaiveDate::parse_from_str(cell, "%Y-%m-%d").ok()?;
+    let date = NaiveDate::parse_from_str(cell, "%Y-%m-%d").ok().filter(|_| cell.len() == "2024-05-01".len())?;
     i32::try_from(date.signed_duration_since(NaiveDate::default()).num_days()).ok()
 }
 

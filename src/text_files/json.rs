@@ -11,7 +11,8 @@ use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float32Type, Float64Type, Int32Type, Int64Type};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::cells::{EXACT_MAX, parse_cells, parse_date};
@@ -34,16 +35,74 @@ impl<'de> Deserialize<'de> for UniqueObject {
 
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<UniqueObject, A::Error> {
                 let mut object = Map::new();
-                while let Some((key, value)) = entries.next_entry::<String, Value>()? {
+                while let Some((key, value)) = entries.next_entry::<String, UniqueValue>()? {
                     if object.contains_key(&key) {
                         return Err(A::Error::custom(format!("`{key}` is given twice")));
                     }
-                    object.insert(key, value);
+                    object.insert(key, value.0);
                 }
                 Ok(UniqueObject(object))
             }
         }
         deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A JSON value in whose objects every key stands once.
+struct UniqueValue(Value);
+
+impl<'de> Deserialize<'de> for UniqueValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = UniqueValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(Value::Null))
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(value.into()))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(value.into()))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(value.into()))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(value.into()))
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(value.into()))
+            }
+
+            fn visit_string<E: Error>(self, value: String) -> Result<UniqueValue, E> {
+                Ok(UniqueValue(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<UniqueValue, A::Error> {
+                let mut array = Vec::new();
+                while let Some(item) = items.next_element::<UniqueValue>()? {
+                    array.push(item.0);
+                }
+                Ok(UniqueValue(Value::Array(array)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<UniqueValue, A::Error> {
+                let object = UniqueObject::deserialize(MapAccessDeserializer::new(entries))?;
+                Ok(UniqueValue(Value::Object(object.0)))
+            }
+        }
+        deserializer.deserialize_any(Any)
     }
 }
 
@@ -114,7 +173,7 @@ impl<'de> Visitor<'de> for Values<'_> {
                     entries.next_value::<IgnoredAny>()?;
                     twice = twice.or(Some(place));
                 }
-                Some(place) => values[place] = Some(entries.next_value()?),
+                Some(place) => values[place] = Some(entries.next_value::<UniqueValue>()?.0),
                 None => drop(entries.next_value::<IgnoredAny>()?),
             }
         }
@@ -402,6 +461,21 @@ mod tests {
             (0..array.len()).map(|row| array_value_to_string(&array, row).unwrap()).collect::<Vec<_>>()
         });
         assert_eq!(shown, expected.map(|values| values.iter().map(|value| (*value).to_owned()).collect()));
+    }
+
+    #[test]
+    fn a_key_stands_once_at_every_depth() {
+        let place = |_: &str| Ok(Some(0));
+        let read = |text: &str| parse_values(text.as_bytes(), 1, &place);
+        assert_eq!(read(r#"{"m": [{"a": 1.5, "b": {"a": null}}, "x", true, -1]}"#), {
+            Ok(vec![Some(json!([{"a": 1.5, "b": {"a": null}}, "x", true, -1]))])
+        });
+        for text in [r#"{"m": {"a": 1, "a": 2}}"#, r#"{"m": [{"b": {"a": 1, "a": 1}}]}"#] {
+            assert_eq!(read(text), Err(BadObject::Text("`a` is given twice".to_owned())), "{text}");
+            assert!(parse_object(text).is_err());
+        }
+        assert!(matches!(read(r#"{"m": 1e400}"#), Err(BadObject::Text(problem)) if problem.contains("out of range")));
+        assert!(matches!(read("[1]"), Err(BadObject::Text(problem)) if problem == "not a JSON object"));
     }
 
     #[test]

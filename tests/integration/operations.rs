@@ -1,5 +1,7 @@
 //! Backups, restores and replicas of a store that is served.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::server::TestServer;
@@ -21,6 +23,23 @@ fn answers(server: &TestServer) -> Value {
         .post(&json!({"features": ["newest", "stats"], "entities": {"key": [0, 1, 2, 3, 4, 5, 6, 7]}, "now": NOW}));
     assert_eq!(status, 200, "{answer}");
     answer["columns"].take()
+}
+
+/// Writes a copy of a snapshot with one bit of a value changed.
+fn copy_damaged(snapshot: &Path, copy: &Path) {
+    std::fs::create_dir_all(copy.join("db")).unwrap();
+    std::fs::copy(snapshot.join("snapshot.json"), copy.join("snapshot.json")).unwrap();
+    let files = std::fs::read_dir(snapshot.join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.collect();
+    for file in &files {
+        std::fs::copy(file, copy.join("db").join(file.file_name().unwrap())).unwrap();
+    }
+    let is_values = |file: &&std::path::PathBuf| file.extension().is_some_and(|extension| extension == "sst");
+    let largest = files.iter().filter(is_values).max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let largest = copy.join("db").join(largest.file_name().unwrap());
+    let mut bytes = std::fs::read(&largest).unwrap();
+    bytes[10] ^= 1;
+    std::fs::write(&largest, bytes).unwrap();
 }
 
 #[test]
@@ -46,9 +65,19 @@ fn a_restored_store_answers_as_the_lost_one_did() {
     let (status, _, stderr) = run(folder, &["restore", &snapshot]);
     assert_ne!(status, 0);
     assert!(stderr.contains("--replace"), "{stderr}");
+    // A snapshot that is damaged takes nobody's place.
+    let damaged = folder.join("damaged");
+    copy_damaged(Path::new(&snapshot), &damaged);
+    let (status, _, stderr) = run(folder, &["restore", &damaged.display().to_string(), "--replace"]);
+    assert_eq!(status, 1, "{stderr}");
+    assert!(stderr.contains("damaged"), "{stderr}");
+    assert!(!folder.join("state/online.before-restore").exists());
     run_json(folder, &["restore", &snapshot, "--replace"]);
     assert!(folder.join("state/online.before-restore").exists());
     let server = TestServer::start(folder, &["--allow-request-time"]);
+    assert_eq!(answers(&server), expected);
+    // Events that came after the snapshot are known by their ids.
+    push(&server, 50..100);
     assert_eq!(answers(&server), expected);
     // It goes on from there.
     push(&server, 100..120);

@@ -135,7 +135,7 @@ fn calls_that_are_wrong_are_refused() {
             2,
             "is not a time",
         ),
-        (vec!["bench-serve", "--service", "arrival_delay_v1", "--entities", "0"], 2, "greater than 0"),
+        (vec!["bench-serve", "--service", "arrival_delay_v1", "--entities", "0"], 2, "has to be a number from 1"),
         (vec!["status", "--project", "/nonexistent"], 2, "asof.yaml"),
     ];
     let before = files(folder);
@@ -379,6 +379,7 @@ async fn requests_that_are_wrong_are_refused() {
         |features, entities: Vec<pb::Column>| pb::GetOnlineFeaturesRequest { features, entities, ..Default::default() };
     let origin = || strings("origin", &["JFK"]);
     let weather = || selection(&["origin_weather"], "");
+    let long = "a".repeat(20_000);
     let cases = [
         (request(None, vec![origin()]), Code::InvalidArgument, "no features are asked for"),
         (request(selection(&["origin_weather"], "arrival_delay_v1"), vec![]), Code::InvalidArgument, "both set"),
@@ -404,7 +405,12 @@ async fn requests_that_are_wrong_are_refused() {
             Code::InvalidArgument,
             "--allow-request-time",
         ),
-        (request(weather(), vec![strings("origin", &["JFK"; 10_001])]), Code::ResourceExhausted, "10000"),
+        (request(weather(), vec![strings("origin", &["JFK"; 10_001])]), Code::InvalidArgument, "10000"),
+        (
+            request(selection(&[&long], ""), vec![strings("origin", &["JFK"])]),
+            Code::NotFound,
+            "there is no feature view `aaa",
+        ),
     ];
     for (request, code, text) in cases {
         let status = client.get_online_features(request).await.unwrap_err();
@@ -419,7 +425,7 @@ async fn requests_that_are_wrong_are_refused() {
         (json!({"features": ["origin_weather"], "entities": {"origin": [{"a": 1}]}}), 400),
         (json!({"features": ["nothing"], "entities": {"origin": ["JFK"]}}), 404),
         (json!({"features": ["origin_weather"], "entities": {"origin": ["JFK"]}, "now": "2013-01-01"}), 400),
-        (json!({"features": ["origin_weather"], "entities": {"origin": vec!["JFK"; 10_001]}}), 429),
+        (json!({"features": ["origin_weather"], "entities": {"origin": vec!["JFK"; 10_001]}}), 400),
     ] {
         let (status, answer) = server.post(&body);
         assert_eq!(status, code, "{answer}");

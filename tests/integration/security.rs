@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use asof::serving::calls::{CALLS, Call, Needs};
 use asof::serving::pb;
+use asof::serving::pb::admin_client::AdminClient;
 use asof::serving::pb::feature_store_client::FeatureStoreClient;
 use prost::Message;
 use serde_json::{Value, json};
@@ -179,6 +180,29 @@ async fn a_token_for_some_views_is_for_no_other_and_a_revoked_one_for_none() {
     assert_eq!(views.map(|view| view.name).collect::<Vec<_>>(), ["origin_weather"]);
     let status = client.get_status(bearing(pb::GetStatusRequest {}, Some(&scoped))).await.unwrap().into_inner();
     assert_eq!(status.views.len(), 1);
+    let unknown = client.get_online_features(bearing(weather("no_such_view"), Some(&scoped))).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound, "{unknown}");
+    assert!(!unknown.message().contains("carrier"), "{unknown}");
+
+    // An admin of some views manages these.
+    let manager = token(folder, "manager", "admin", Some("origin_weather"));
+    let mut admin = AdminClient::new(channel(&server.grpc).await);
+    let rebuild = |views: &[&str]| {
+        let views = views.iter().map(|view| (*view).to_owned()).collect();
+        bearing(pb::RebuildOnlineRequest { views }, Some(&manager))
+    };
+    let started = Instant::now();
+    while let Err(status) = admin.rebuild_online(rebuild(&["origin_weather"])).await {
+        assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+        assert!(started.elapsed() < Duration::from_secs(10), "a new token is not known");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for views in [&[][..], &["carrier_delay"], &["origin_weather", "carrier_delay"]] {
+        let refused = admin.rebuild_online(rebuild(views)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    let copied = admin.checkpoint(bearing(pb::CheckpointRequest {}, Some(&manager))).await.unwrap_err();
+    assert_eq!(copied.code(), Code::PermissionDenied, "{copied}");
 
     // Commands on the same project need no token of a user.
     run_json(folder, &["materialize", "origin_weather", "--end", "2014-02-01"]);
@@ -230,9 +254,9 @@ fn tls_file(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)).unwrap()
 }
 
-async fn tls_channel(address: &str, with_certificate: bool) -> Result<Channel, tonic::transport::Error> {
+async fn tls_channel(address: &str, ca: &str, with_certificate: bool) -> Result<Channel, tonic::transport::Error> {
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(tls_file("ca.pem")));
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(tls_file(ca)));
     let tls = match with_certificate {
         true => tls.identity(Identity::from_pem(tls_file("client.pem"), tls_file("client.key"))),
         false => tls,
@@ -249,12 +273,12 @@ async fn with_mutual_tls_only_known_callers_are_answered() {
     let folder = folder.path();
     let reader = token(folder, "a", "reader", None);
     let server = TestServer::start(folder, &[]);
-    let mut client = FeatureStoreClient::new(tls_channel(&server.grpc, true).await.unwrap());
+    let mut client = FeatureStoreClient::new(tls_channel(&server.grpc, "ca.pem", true).await.unwrap());
     client.get_online_features(bearing(weather("origin_weather"), Some(&reader))).await.unwrap();
     let asked = client.get_online_features(weather("origin_weather")).await;
     assert_eq!(asked.unwrap_err().code(), Code::Unauthenticated);
     // The handshake may only be found refused by the first call.
-    let refused: Result<(), Status> = match tls_channel(&server.grpc, false).await {
+    let refused: Result<(), Status> = match tls_channel(&server.grpc, "ca.pem", false).await {
         Err(_) => Err(Status::unavailable("refused")),
         Ok(channel) => {
             let asked = bearing(weather("origin_weather"), Some(&reader));
@@ -281,6 +305,112 @@ async fn with_mutual_tls_only_known_callers_are_answered() {
     }
     let output = elsewhere.env("ASOF_TOKEN", &reader).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Asks until `is_done`, for as long as a server may take to see that a file was changed.
+async fn wait_until(what: &str, mut is_done: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_done().await {
+        assert!(started.elapsed() < Duration::from_secs(10), "{what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_connections_use_new_certificates_and_broken_ones_change_nothing() {
+    let folder = project("  tls: {cert: server.pem, key: server.key}\n");
+    let folder = folder.path();
+    let write = |from: &str, to: &str| std::fs::write(folder.join(to), tls_file(from)).unwrap();
+    write("server.pem", "server.pem");
+    write("server.key", "server.key");
+    let server = TestServer::start(folder, &[]);
+    let is_trusted = async |ca: &str| match tls_channel(&server.grpc, ca, false).await {
+        Ok(channel) => FeatureStoreClient::new(channel).get_online_features(weather("origin_weather")).await.is_ok(),
+        Err(_) => false,
+    };
+    let mut before = FeatureStoreClient::new(tls_channel(&server.grpc, "ca.pem", false).await.unwrap());
+    before.get_online_features(weather("origin_weather")).await.unwrap();
+    assert!(!is_trusted("other-ca.pem").await);
+
+    // Half a file, and then a certificate whose key is not there yet.
+    for certificate in [&b"-----BEGIN CERTIFICATE-----\nMIIB"[..], &tls_file("other-server.pem")] {
+        std::fs::write(folder.join("server.pem"), certificate).unwrap();
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        assert!(is_trusted("ca.pem").await && !is_trusted("other-ca.pem").await);
+    }
+    write("other-server.key", "server.key");
+    wait_until("the new certificate is not used", async || is_trusted("other-ca.pem").await).await;
+    assert!(!is_trusted("ca.pem").await);
+    // Who was connected stays so.
+    before.get_online_features(weather("origin_weather")).await.unwrap();
+    std::fs::remove_file(folder.join("server.key")).unwrap();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert!(is_trusted("other-ca.pem").await, "a file that is gone changes nothing");
+}
+
+/// Whether the other side closes the connection, within ten seconds; what it says before does not matter.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut buffer = [0; 256];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_callers_that_are_gone_or_silent_are_closed() {
+    let folder = project("  limits: {request_time: 1s}\n");
+    let server = TestServer::start(folder.path(), &[]);
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let greeting = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings].concat();
+    // Over HTTP/2 whoever greets is asked whether it is there, which it would have to answer.
+    for (address, said) in [
+        (&server.grpc, &b""[..]),
+        (&server.grpc, &greeting[..10]),
+        (&server.grpc, &greeting),
+        (&server.http, b""),
+        (&server.http, b"POST /v1/get-online-features HTTP/1.1\r\nhost: te"),
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(said).unwrap();
+        let started = Instant::now();
+        assert!(is_closed(&mut stream), "{said:?}");
+        assert!(started.elapsed() >= Duration::from_millis(900), "{said:?}: {:?}", started.elapsed());
+    }
+    // A caller that is idle and says so stays.
+    let mut client = server.client().await;
+    client.get_online_features(weather("origin_weather")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client.get_online_features(weather("origin_weather")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_closed_and_the_others_go_on() {
+    let folder = project("  limits: {connections: 3}\n");
+    let server = TestServer::start(folder.path(), &[]);
+    let mut client = server.client().await;
+    client.get_online_features(weather("origin_weather")).await.unwrap();
+    let open = || {
+        let mut stream = TcpStream::connect(&server.http).unwrap();
+        write!(stream, "GET /health HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut status = [0; 12];
+        let is_answered = stream.read_exact(&mut status).is_ok();
+        is_answered.then_some(stream)
+    };
+    let [first, second] = [open(), open()];
+    assert!(first.is_some() && second.is_some());
+    assert!(open().is_none(), "a fourth connection is answered");
+    assert!(tls_channel(&server.grpc, "ca.pem", false).await.is_err());
+    client.get_online_features(weather("origin_weather")).await.unwrap();
+    // A place that is free is taken again.
+    drop(second);
+    wait_until("no place becomes free", async || open().is_some()).await;
+    drop(first);
 }
 
 #[test]
@@ -329,11 +459,12 @@ async fn requests_beyond_the_limits_are_refused_and_silent_ones_ended() {
         [(asked(1, 4), "4 rows"), (asked(3, 1), "3 features"), (weather("origin_weather"), "features")]
     {
         let status = client.get_online_features(request).await.unwrap_err();
-        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains(expected), "{status}");
     }
     let large = client.get_online_features(asked(1, 3_000)).await.unwrap_err();
-    assert_eq!(large.code(), Code::OutOfRange, "{large}");
+    assert_eq!(large.code(), Code::ResourceExhausted, "{large}");
+    assert!(large.message().contains("request_bytes"), "{large}");
     let (status, body) = server.http("POST", "/v1/get-online-features", &" ".repeat(5_000));
     assert_eq!(status, 413, "{body}");
 

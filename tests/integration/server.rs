@@ -65,6 +65,11 @@ impl TestServer {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
+    pub fn signal(&self, name: &str) {
+        let process = self.process.id().to_string();
+        assert!(std::process::Command::new("kill").args([name, &process]).status().unwrap().success());
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.process.try_wait().unwrap().is_some()
     }
@@ -81,16 +86,21 @@ impl TestServer {
 
     /// Status and body of a request.
     pub fn http(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        self.try_http(method, path, body).expect("the server answers")
+        self.http_with("", method, path, body).expect("the server answers")
     }
 
     /// None: the server is gone.
     pub fn try_http(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+        self.http_with("", method, path, body)
+    }
+
+    /// With these lines in the head, too.
+    pub fn http_with(&self, head: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(&self.http).ok()?;
         let length = body.len();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: test\r\n{head}connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         )
         .ok()?;
         let mut answer = String::new();
@@ -112,7 +122,7 @@ impl Drop for TestServer {
     }
 }
 
-fn online(features: &[&str], key: &str, values: &[&str]) -> pb::GetOnlineFeaturesRequest {
+pub fn online(features: &[&str], key: &str, values: &[&str]) -> pb::GetOnlineFeaturesRequest {
     pb::GetOnlineFeaturesRequest {
         features: Some(pb::FeatureSelection {
             features: features.iter().map(|name| (*name).to_owned()).collect(),
@@ -250,11 +260,7 @@ fn a_server_that_does_not_answer_holds_up_no_command() {
     let mut server = TestServer::start(folder, &[]);
     assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));
 
-    let signal = |name: &str| {
-        let process = server.process.id().to_string();
-        assert!(std::process::Command::new("kill").args([name, &process]).status().unwrap().success());
-    };
-    signal("-STOP");
+    server.signal("-STOP");
     let started = Instant::now();
     for arguments in [
         ["status"].as_slice(),
@@ -270,7 +276,7 @@ fn a_server_that_does_not_answer_holds_up_no_command() {
     let (status, stdout, stderr) = run(folder, &["apply", "--yes"]);
     assert!(status == 0 && stdout.contains("version 2") && stderr.contains("does not answer"), "{stdout}{stderr}");
     assert!(started.elapsed() < Duration::from_secs(40));
-    signal("-CONT");
+    server.signal("-CONT");
     assert_eq!(run_json(folder, &["status"])["server"]["grpc"], json!(server.grpc));
 
     // Killed, it leaves its address behind.

@@ -36,8 +36,15 @@ feature_views:
       - {input: x, function: sum, windows: [7s, lifetime]}
       - {input: n, function: last, n: 3, windows: [1m]}
       - {input: n, function: max, windows: [7s, 1m]}
+  - name: shares                        # no event of which n is 2
+    entities: [key]
+    source: taps
+    where: "n <> 3"
+    aggregations:
+      - {function: count, windows: [1m, lifetime], name: events}
+      - {input: "60 / (n - 2)", function: sum, windows: [7s, lifetime], name: share}
 feature_services:
-  - {name: all, features: [newest, sums]}
+  - {name: all, features: [newest, sums, shares]}
 "#;
 
 const SECOND: i64 = 1_000_000;
@@ -178,7 +185,8 @@ async fn push_all(project: &mut TestProject, parts: &[Option<Vec<Tap>>]) {
             Some(taps) => {
                 let rows = PushedRows::Batch(batch(taps));
                 let summary = ingestion.push("taps", rows, Acknowledge::Durable).await.unwrap();
-                assert_eq!((summary.accepted, summary.dead_letters), (taps.len() as u64, 0));
+                let failing = taps.iter().filter(|tap| tap.n == Some(2)).count();
+                assert_eq!((summary.accepted, summary.dead_letters), (taps.len() as u64, failing as u64));
             }
             None => {
                 // Neither store is told; both are opened again where they are.

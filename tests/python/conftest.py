@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shops import project, shops
+
+__all__ = ["project", "shops"]
 
 Run = Callable[..., Any]
 REPOSITORY = Path(__file__).parents[2]

@@ -17,7 +17,9 @@ from documents import Reader, blocks
 
 REPOSITORY = Path(__file__).parents[2]
 # Documents, and how many of their blocks have to run at least, lest they be passed over.
-DOCUMENTS = {"docs/tutorial.md": 9, "docs/howto.md": 18, "README.md": 4, "python/README.md": 1}
+DOCUMENTS = {
+    "docs/tutorial.md": 9, "docs/howto.md": 18, "docs/predictions.md": 9, "README.md": 4, "python/README.md": 1
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -45,6 +47,10 @@ def follow(reader: Reader, document: str) -> None:
 def test_the_tutorial_and_what_goes_on_with_it(reader: Reader) -> None:
     follow(reader, "docs/tutorial.md")
     follow(reader, "docs/howto.md")
+
+
+def test_the_recipe_of_predictions(reader: Reader) -> None:
+    follow(reader, "docs/predictions.md")
 
 
 def test_the_readme(reader: Reader) -> None:

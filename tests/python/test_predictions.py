@@ -1,144 +1,19 @@
 """The prediction service from definitions to the log, driven through the command, HTTP and gRPC."""
 
 import json
-import os
-import signal
+import random
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import asof
-import lightgbm
+import deltalake
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import Run
-
-DEFINITIONS = """
-entities:
-  - {name: shop, join_keys: [{name: shop, type: string}]}
-sources:
-  - {name: profile, batch: {format: csv, path: shops.csv}, event_timestamp: at}
-feature_views:
-  - name: shop_profile
-    entities: [shop]
-    source: profile
-    features: [{name: rating, type: float64}, {name: orders, type: int64}, {name: city, type: string}]
-feature_services:
-  - {name: shops_v1, features: [shop_profile]}
-"""
-ROUTES = """
-prediction_routes:
-  - name: demand
-    model: demand@champion
-    shadows: [{model: demand@challenger, percent: 100, where: "city = 'Bern'"}]
-  - name: trial
-    model: demand@champion
-    experiment: {name: second, unit: visitor, variants: [{model: demand@1, weight: 50}, {model: demand@2, weight: 50}]}
-  - name: chain
-    steps: [{model: demand@1, as: first}, {when: "first > 0", model: demand@2, else: demand@1}]
-  - name: known
-    lookup: shop_profile:rating
-    fallback: demand@1
-"""
-SHOPS = """at,shop,rating,orders,city
-2024-01-01T00:00:00Z,a,4.5,10,Bern
-2024-01-01T00:00:00Z,b,,3,Basel
-2024-01-02T00:00:00Z,a,4.0,12,Bern
-2024-01-01T00:00:00Z,c,3.5,,Bern
-"""
-
-
-@pytest.fixture
-def project(run: Run, tmp_path: Path) -> Path:
-    """A project with two versions of a model and routes over them."""
-    (tmp_path / "asof.yaml").write_text("project: shops\n")
-    (tmp_path / "shops.csv").write_text(SHOPS)
-    (tmp_path / "feature_defs").mkdir()
-    (tmp_path / "feature_defs" / "shops.yaml").write_text(DEFINITIONS)
-    run("apply", "--yes")
-    run("materialize")
-    rng = np.random.default_rng(1)
-    frame = pd.DataFrame({"rating": rng.uniform(1, 5, 300), "orders": rng.integers(0, 20, 300), "price": rng.uniform(0, 9, 300)})
-    frame["city"] = pd.Categorical(np.array(["Basel", "Bern"])[rng.integers(0, 2, 300)])
-    for version, factor in enumerate((1.0, -1.0), start=1):
-        target = factor * (frame["rating"] - 3 + frame["orders"] / 10 - frame["price"] / 9)
-        booster = lightgbm.train({"verbose": -1, "num_leaves": 7, "min_data_per_group": 5, "seed": version}, lightgbm.Dataset(frame, target), 20)
-        booster.save_model(tmp_path / f"{version}.txt")
-        golden = frame.iloc[:3].to_dict("records")
-        lines = [json.dumps({**row, "prediction": value}) for row, value in zip(golden, booster.predict(frame.iloc[:3]))]
-        (tmp_path / f"{version}.ndjson").write_text("\n".join(lines))
-        run(*register(tmp_path, version))
-    run("models", "alias", "demand", "challenger", "2")
-    (tmp_path / "feature_defs" / "routes.yaml").write_text(ROUTES)
-    run("apply", "--yes")
-    return tmp_path
-
-
-def register(folder: Path, version: int) -> list[str]:
-    return [
-        "models", "register", "demand", str(folder / f"{version}.txt"), "--service", "shops_v1", "--request", "price",
-        "--default", "orders=5", "--golden", str(folder / f"{version}.ndjson"), "--metrics", "rmse=0.1",
-    ]  # fmt: skip
-
-
-def expected(folder: Path, version: int, **columns: Any) -> np.ndarray:
-    frame = pd.DataFrame(columns)[["rating", "orders", "price", "city"]]
-    frame["city"] = pd.Categorical(frame["city"], categories=["Basel", "Bern"])
-    return lightgbm.Booster(model_file=folder / f"{version}.txt").predict(frame)
-
-
-@contextmanager
-def serving(asof_bin: str, folder: Path, **environment: str) -> Iterator[tuple[dict[str, str], subprocess.Popen[str]]]:
-    command = [asof_bin, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--output", "json"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as server:
-        assert server.stdout is not None
-        lines: list[str] = []
-        while not lines or lines[-1] != "}\n":
-            lines.append(server.stdout.readline())
-        address = json.loads("".join(lines))
-        wait_until(lambda: status_of(address, "/v2/health/ready") == 200)
-        try:
-            yield address, server
-        finally:
-            server.send_signal(signal.SIGTERM)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def status_of(address: dict[str, str], path: str) -> int:
-    try:
-        with urllib.request.urlopen(f"http://{address['http']}{path}") as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except urllib.error.URLError:
-        return 0
-
-
-def post(address: dict[str, str], path: str, body: Any) -> Any:
-    content = {"content-type": "application/json"}
-    request = urllib.request.Request(f"http://{address['http']}{path}", json.dumps(body).encode(), content)
-    try:
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        return {"status": error.code, **json.load(error)}
-
-
-def predict(address: dict[str, str], route: str, shops: list[str], **request: list[Any]) -> Any:
-    return post(address, "/predict", {"route": route, "entities": {"shop": shops}, "request": request})
+from shops import expected, metrics, post, predict, register, serving, wait_until
 
 
 def test_values_come_from_the_request_else_the_store_else_the_default(asof_bin: str, project: Path, run: Run) -> None:
@@ -200,11 +75,6 @@ def test_shadows_experiments_steps_and_lookups(asof_bin: str, project: Path, run
         assert replayed == {"replayed": 3, "differences": []}
 
 
-def metrics(address: dict[str, str]) -> str:
-    with urllib.request.urlopen(f"http://{address['http']}/metrics") as answer:
-        return str(answer.read().decode())
-
-
 def test_aliases_move_under_load_without_a_failure(asof_bin: str, project: Path, run: Run) -> None:
     wanted = {
         version: expected(project, version, rating=[4.0] * 2, orders=[12] * 2, price=[1, 2], city=["Bern"] * 2).tolist()
@@ -235,7 +105,9 @@ def test_every_answered_prediction_is_logged_once_whenever_the_server_is_killed(
     asof_bin: str, project: Path, run: Run
 ) -> None:
     answered: list[str] = []
-    for delay in (0.1, 0.5, 2.3):
+    # Records come into the table every two seconds: some of the moments are around that.
+    chance = random.Random(5)
+    for delay in (0.1, *(chance.uniform(0.2, 2.6) for _ in range(4))):
         with serving(asof_bin, project) as (address, server):
 
             def ask(thread: int) -> None:
@@ -256,10 +128,15 @@ def test_every_answered_prediction_is_logged_once_whenever_the_server_is_killed(
                 time.sleep(delay)
                 server.kill()
     run("training-set", "--from-log", "trial", "--out", str(project / "set.parquet"))
-    logged = pd.read_parquet(project / "set.parquet")["prediction_id"]
-    assert len(answered) > 50 and set(answered) <= set(logged)
-    assert logged.is_unique
-    assert run("predictions", "replay")["replayed"] >= len(logged)
+    logged = pd.read_parquet(project / "set.parquet")
+    assert len(answered) > 50 and set(answered) <= set(logged["prediction_id"])
+    assert logged["prediction_id"].is_unique and set(logged["model_version"]) == {1, 2}
+    assert run("predictions", "replay")["replayed"] == len(logged)
+    assert rows_of_the_log(project) == len(logged)
+
+
+def rows_of_the_log(project: Path) -> int:
+    return deltalake.DeltaTable(project / "state/offline/predictions/log").to_pyarrow_table().num_rows
 
 
 def test_scores_of_a_spine_are_those_of_requests(asof_bin: str, project: Path, run: Run) -> None:

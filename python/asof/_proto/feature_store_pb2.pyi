@@ -310,21 +310,23 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("project", "server_version", "registry_version", "views", "streams")
+    __slots__ = ("project", "server_version", "registry_version", "views", "streams", "process_cpu_seconds")
     PROJECT_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
     VIEWS_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
     project: str
     server_version: str
     registry_version: int
     views: _containers.RepeatedCompositeFieldContainer[ViewStatus]
     streams: _containers.RepeatedCompositeFieldContainer[StreamStatus]
-    def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ...) -> None: ...
+    process_cpu_seconds: float
+    def __init__(self, project: _Optional[str] = ..., server_version: _Optional[str] = ..., registry_version: _Optional[int] = ..., views: _Optional[_Iterable[_Union[ViewStatus, _Mapping]]] = ..., streams: _Optional[_Iterable[_Union[StreamStatus, _Mapping]]] = ..., process_cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class StreamStatus(_message.Message):
-    __slots__ = ("source", "watermark", "accepted", "dead_letters", "duplicates", "late", "ignored", "online_lag_records", "offline_lag_records")
+    __slots__ = ("source", "watermark", "accepted", "dead_letters", "duplicates", "late", "ignored", "online_lag_records", "offline_lag_records", "fault")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +336,7 @@ class StreamStatus(_message.Message):
     IGNORED_FIELD_NUMBER: _ClassVar[int]
     ONLINE_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
     OFFLINE_LAG_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     source: str
     watermark: int
     accepted: int
@@ -343,16 +346,19 @@ class StreamStatus(_message.Message):
     ignored: int
     online_lag_records: int
     offline_lag_records: int
-    def __init__(self, source: _Optional[str] = ..., watermark: _Optional[int] = ..., accepted: _Optional[int] = ..., dead_letters: _Optional[int] = ..., duplicates: _Optional[int] = ..., late: _Optional[int] = ..., ignored: _Optional[int] = ..., online_lag_records: _Optional[int] = ..., offline_lag_records: _Optional[int] = ...) -> None: ...
+    fault: str
+    def __init__(self, source: _Optional[str] = ..., watermark: _Optional[int] = ..., accepted: _Optional[int] = ..., dead_letters: _Optional[int] = ..., duplicates: _Optional[int] = ..., late: _Optional[int] = ..., ignored: _Optional[int] = ..., online_lag_records: _Optional[int] = ..., offline_lag_records: _Optional[int] = ..., fault: _Optional[str] = ...) -> None: ...
 
 class ViewStatus(_message.Message):
-    __slots__ = ("name", "table_version", "materialized_until", "online_table_version")
+    __slots__ = ("name", "fault", "table_version", "materialized_until", "online_table_version")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     TABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     MATERIALIZED_UNTIL_FIELD_NUMBER: _ClassVar[int]
     ONLINE_TABLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
+    fault: str
     table_version: int
     materialized_until: int
     online_table_version: int
-    def __init__(self, name: _Optional[str] = ..., table_version: _Optional[int] = ..., materialized_until: _Optional[int] = ..., online_table_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., fault: _Optional[str] = ..., table_version: _Optional[int] = ..., materialized_until: _Optional[int] = ..., online_table_version: _Optional[int] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from asof._proto import feature_store_pb2 as asof_dot_v1_dot_feature__store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61sof/v1/prediction.proto\x12\x07\x61sof.v1\x1a\x1b\x61sof/v1/feature_store.proto\"\x96\x01\n\x0ePredictRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12!\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x0f.asof.v1.Column\x12 \n\x07request\x18\x03 \x03(\x0b\x32\x0f.asof.v1.Column\x12\x16\n\x0eprediction_ids\x18\x04 \x03(\t\x12\x10\n\x03now\x18\x05 \x01(\x10H\x00\x88\x01\x01\x42\x06\n\x04_now\"\xbf\x01\n\x0fPredictResponse\x12$\n\x0bpredictions\x18\x01 \x01(\x0b\x32\x0f.asof.v1.Column\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x16\n\x0emodel_versions\x18\x03 \x03(\x04\x12\x16\n\x0eprediction_ids\x18\x04 \x03(\t\x12,\n\rdefaults_used\x18\x05 \x03(\x0b\x32\x15.asof.v1.DefaultsUsed\x12\x18\n\x10registry_version\x18\x06 \x01(\x04\"\x1e\n\x0c\x44\x65\x66\x61ultsUsed\x12\x0e\n\x06inputs\x18\x01 \x03(\t\"]\n\x13\x42\x61tchPredictRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.asof.v1.BatchPredictHeaderH\x00\x12\x0f\n\x05spine\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"=\n\x12\x42\x61tchPredictHeader\x12\r\n\x05route\x18\x01 \x01(\t\x12\x18\n\x10timestamp_column\x18\x02 \x01(\t\")\n\x14\x42\x61tchPredictResponse\x12\x11\n\tarrow_ipc\x18\x01 \x01(\x0c\"W\n\x14RegisterModelRequest\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.asof.v1.ModelHeaderH\x00\x12\x0f\n\x05model\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x94\x03\n\x0bModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x0e\n\x06inputs\x18\x04 \x03(\t\x12\x0f\n\x07request\x18\x05 \x03(\t\x12\x34\n\x08\x64\x65\x66\x61ults\x18\x06 \x03(\x0b\x32\".asof.v1.ModelHeader.DefaultsEntry\x12\x32\n\x07metrics\x18\x07 \x03(\x0b\x32!.asof.v1.ModelHeader.MetricsEntry\x12\x10\n\x08training\x18\x08 \x01(\t\x12\x0e\n\x06golden\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\x12\x0e\n\x06output\x18\x0c \x01(\t\x12\x14\n\x0ctakes_matrix\x18\r \x01(\x08\x1a/\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"6\n\x15RegisterModelResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04json\x18\x02 \x01(\t\"!\n\x11ListModelsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x12ListModelsResponse\x12\x0e\n\x06models\x18\x01 \x03(\t\"i\n\x14SetModelAliasRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x15\n\x08\x65xpected\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_expected\"\x17\n\x15SetModelAliasResponse\"4\n\x12RetireModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x15\n\x13RetireModelResponse\"\x19\n\x17\x46lushPredictionsRequest\"\x1a\n\x18\x46lushPredictionsResponse2\xa7\x04\n\nPrediction\x12<\n\x07Predict\x12\x17.asof.v1.PredictRequest\x1a\x18.asof.v1.PredictResponse\x12O\n\x0c\x42\x61tchPredict\x12\x1c.asof.v1.BatchPredictRequest\x1a\x1d.asof.v1.BatchPredictResponse(\x01\x30\x01\x12P\n\rRegisterModel\x12\x1d.asof.v1.RegisterModelRequest\x1a\x1e.asof.v1.RegisterModelResponse(\x01\x12\x45\n\nListModels\x12\x1a.asof.v1.ListModelsRequest\x1a\x1b.asof.v1.ListModelsResponse\x12N\n\rSetModelAlias\x12\x1d.asof.v1.SetModelAliasRequest\x1a\x1e.asof.v1.SetModelAliasResponse\x12H\n\x0bRetireModel\x12\x1b.asof.v1.RetireModelRequest\x1a\x1c.asof.v1.RetireModelResponse\x12W\n\x10\x46lushPredictions\x12 .asof.v1.FlushPredictionsRequest\x1a!.asof.v1.FlushPredictionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x61sof/v1/prediction.proto\x12\x07\x61sof.v1\x1a\x1b\x61sof/v1/feature_store.proto\"\xac\x01\n\x0ePredictRequest\x12\r\n\x05route\x18\x01 \x01(\t\x12!\n\x08\x65ntities\x18\x02 \x03(\x0b\x32\x0f.asof.v1.Column\x12 \n\x07request\x18\x03 \x03(\x0b\x32\x0f.asof.v1.Column\x12\x16\n\x0eprediction_ids\x18\x04 \x03(\t\x12\x10\n\x03now\x18\x05 \x01(\x10H\x00\x88\x01\x01\x12\x14\n\x0cother_routes\x18\x06 \x03(\tB\x06\n\x04_now\"\xe9\x01\n\x0fPredictResponse\x12$\n\x0bpredictions\x18\x01 \x01(\x0b\x32\x0f.asof.v1.Column\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x16\n\x0emodel_versions\x18\x03 \x03(\x04\x12\x16\n\x0eprediction_ids\x18\x04 \x03(\t\x12,\n\rdefaults_used\x18\x05 \x03(\x0b\x32\x15.asof.v1.DefaultsUsed\x12\x18\n\x10registry_version\x18\x06 \x01(\x04\x12(\n\x06others\x18\x07 \x03(\x0b\x32\x18.asof.v1.PredictResponse\"\x1e\n\x0c\x44\x65\x66\x61ultsUsed\x12\x0e\n\x06inputs\x18\x01 \x03(\t\"]\n\x13\x42\x61tchPredictRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.asof.v1.BatchPredictHeaderH\x00\x12\x0f\n\x05spine\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"=\n\x12\x42\x61tchPredictHeader\x12\r\n\x05route\x18\x01 \x01(\t\x12\x18\n\x10timestamp_column\x18\x02 \x01(\t\")\n\x14\x42\x61tchPredictResponse\x12\x11\n\tarrow_ipc\x18\x01 \x01(\x0c\"W\n\x14RegisterModelRequest\x12&\n\x06header\x18\x01 \x01(\x0b\x32\x14.asof.v1.ModelHeaderH\x00\x12\x0f\n\x05model\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\x94\x03\n\x0bModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\t\x12\x0e\n\x06inputs\x18\x04 \x03(\t\x12\x0f\n\x07request\x18\x05 \x03(\t\x12\x34\n\x08\x64\x65\x66\x61ults\x18\x06 \x03(\x0b\x32\".asof.v1.ModelHeader.DefaultsEntry\x12\x32\n\x07metrics\x18\x07 \x03(\x0b\x32!.asof.v1.ModelHeader.MetricsEntry\x12\x10\n\x08training\x18\x08 \x01(\t\x12\x0e\n\x06golden\x18\t \x01(\t\x12\r\n\x05owner\x18\n \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x0b \x01(\t\x12\x0e\n\x06output\x18\x0c \x01(\t\x12\x14\n\x0ctakes_matrix\x18\r \x01(\x08\x1a/\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"6\n\x15RegisterModelResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x0c\n\x04json\x18\x02 \x01(\t\"!\n\x11ListModelsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x12ListModelsResponse\x12\x0e\n\x06models\x18\x01 \x03(\t\"i\n\x14SetModelAliasRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x15\n\x08\x65xpected\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_expected\"\x17\n\x15SetModelAliasResponse\"4\n\x12RetireModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\x15\n\x13RetireModelResponse\"\x19\n\x17\x46lushPredictionsRequest\"\x1a\n\x18\x46lushPredictionsResponse2\xa7\x04\n\nPrediction\x12<\n\x07Predict\x12\x17.asof.v1.PredictRequest\x1a\x18.asof.v1.PredictResponse\x12O\n\x0c\x42\x61tchPredict\x12\x1c.asof.v1.BatchPredictRequest\x1a\x1d.asof.v1.BatchPredictResponse(\x01\x30\x01\x12P\n\rRegisterModel\x12\x1d.asof.v1.RegisterModelRequest\x1a\x1e.asof.v1.RegisterModelResponse(\x01\x12\x45\n\nListModels\x12\x1a.asof.v1.ListModelsRequest\x1a\x1b.asof.v1.ListModelsResponse\x12N\n\rSetModelAlias\x12\x1d.asof.v1.SetModelAliasRequest\x1a\x1e.asof.v1.SetModelAliasResponse\x12H\n\x0bRetireModel\x12\x1b.asof.v1.RetireModelRequest\x1a\x1c.asof.v1.RetireModelResponse\x12W\n\x10\x46lushPredictions\x12 .asof.v1.FlushPredictionsRequest\x1a!.asof.v1.FlushPredictionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,43 +37,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELHEADER_METRICSENTRY']._loaded_options = None
   _globals['_MODELHEADER_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_PREDICTREQUEST']._serialized_start=67
-  _globals['_PREDICTREQUEST']._serialized_end=217
-  _globals['_PREDICTRESPONSE']._serialized_start=220
-  _globals['_PREDICTRESPONSE']._serialized_end=411
-  _globals['_DEFAULTSUSED']._serialized_start=413
-  _globals['_DEFAULTSUSED']._serialized_end=443
-  _globals['_BATCHPREDICTREQUEST']._serialized_start=445
-  _globals['_BATCHPREDICTREQUEST']._serialized_end=538
-  _globals['_BATCHPREDICTHEADER']._serialized_start=540
-  _globals['_BATCHPREDICTHEADER']._serialized_end=601
-  _globals['_BATCHPREDICTRESPONSE']._serialized_start=603
-  _globals['_BATCHPREDICTRESPONSE']._serialized_end=644
-  _globals['_REGISTERMODELREQUEST']._serialized_start=646
-  _globals['_REGISTERMODELREQUEST']._serialized_end=733
-  _globals['_MODELHEADER']._serialized_start=736
-  _globals['_MODELHEADER']._serialized_end=1140
-  _globals['_MODELHEADER_DEFAULTSENTRY']._serialized_start=1045
-  _globals['_MODELHEADER_DEFAULTSENTRY']._serialized_end=1092
-  _globals['_MODELHEADER_METRICSENTRY']._serialized_start=1094
-  _globals['_MODELHEADER_METRICSENTRY']._serialized_end=1140
-  _globals['_REGISTERMODELRESPONSE']._serialized_start=1142
-  _globals['_REGISTERMODELRESPONSE']._serialized_end=1196
-  _globals['_LISTMODELSREQUEST']._serialized_start=1198
-  _globals['_LISTMODELSREQUEST']._serialized_end=1231
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1233
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1269
-  _globals['_SETMODELALIASREQUEST']._serialized_start=1271
-  _globals['_SETMODELALIASREQUEST']._serialized_end=1376
-  _globals['_SETMODELALIASRESPONSE']._serialized_start=1378
-  _globals['_SETMODELALIASRESPONSE']._serialized_end=1401
-  _globals['_RETIREMODELREQUEST']._serialized_start=1403
-  _globals['_RETIREMODELREQUEST']._serialized_end=1455
-  _globals['_RETIREMODELRESPONSE']._serialized_start=1457
-  _globals['_RETIREMODELRESPONSE']._serialized_end=1478
-  _globals['_FLUSHPREDICTIONSREQUEST']._serialized_start=1480
-  _globals['_FLUSHPREDICTIONSREQUEST']._serialized_end=1505
-  _globals['_FLUSHPREDICTIONSRESPONSE']._serialized_start=1507
-  _globals['_FLUSHPREDICTIONSRESPONSE']._serialized_end=1533
-  _globals['_PREDICTION']._serialized_start=1536
-  _globals['_PREDICTION']._serialized_end=2087
+  _globals['_PREDICTREQUEST']._serialized_end=239
+  _globals['_PREDICTRESPONSE']._serialized_start=242
+  _globals['_PREDICTRESPONSE']._serialized_end=475
+  _globals['_DEFAULTSUSED']._serialized_start=477
+  _globals['_DEFAULTSUSED']._serialized_end=507
+  _globals['_BATCHPREDICTREQUEST']._serialized_start=509
+  _globals['_BATCHPREDICTREQUEST']._serialized_end=602
+  _globals['_BATCHPREDICTHEADER']._serialized_start=604
+  _globals['_BATCHPREDICTHEADER']._serialized_end=665
+  _globals['_BATCHPREDICTRESPONSE']._serialized_start=667
+  _globals['_BATCHPREDICTRESPONSE']._serialized_end=708
+  _globals['_REGISTERMODELREQUEST']._serialized_start=710
+  _globals['_REGISTERMODELREQUEST']._serialized_end=797
+  _globals['_MODELHEADER']._serialized_start=800
+  _globals['_MODELHEADER']._serialized_end=1204
+  _globals['_MODELHEADER_DEFAULTSENTRY']._serialized_start=1109
+  _globals['_MODELHEADER_DEFAULTSENTRY']._serialized_end=1156
+  _globals['_MODELHEADER_METRICSENTRY']._serialized_start=1158
+  _globals['_MODELHEADER_METRICSENTRY']._serialized_end=1204
+  _globals['_REGISTERMODELRESPONSE']._serialized_start=1206
+  _globals['_REGISTERMODELRESPONSE']._serialized_end=1260
+  _globals['_LISTMODELSREQUEST']._serialized_start=1262
+  _globals['_LISTMODELSREQUEST']._serialized_end=1295
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1297
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1333
+  _globals['_SETMODELALIASREQUEST']._serialized_start=1335
+  _globals['_SETMODELALIASREQUEST']._serialized_end=1440
+  _globals['_SETMODELALIASRESPONSE']._serialized_start=1442
+  _globals['_SETMODELALIASRESPONSE']._serialized_end=1465
+  _globals['_RETIREMODELREQUEST']._serialized_start=1467
+  _globals['_RETIREMODELREQUEST']._serialized_end=1519
+  _globals['_RETIREMODELRESPONSE']._serialized_start=1521
+  _globals['_RETIREMODELRESPONSE']._serialized_end=1542
+  _globals['_FLUSHPREDICTIONSREQUEST']._serialized_start=1544
+  _globals['_FLUSHPREDICTIONSREQUEST']._serialized_end=1569
+  _globals['_FLUSHPREDICTIONSRESPONSE']._serialized_start=1571
+  _globals['_FLUSHPREDICTIONSRESPONSE']._serialized_end=1597
+  _globals['_PREDICTION']._serialized_start=1600
+  _globals['_PREDICTION']._serialized_end=2151
 # @@protoc_insertion_point(module_scope)

@@ -8,34 +8,38 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PredictRequest(_message.Message):
-    __slots__ = ("route", "entities", "request", "prediction_ids", "now")
+    __slots__ = ("route", "entities", "request", "prediction_ids", "now", "other_routes")
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     ENTITIES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_IDS_FIELD_NUMBER: _ClassVar[int]
     NOW_FIELD_NUMBER: _ClassVar[int]
+    OTHER_ROUTES_FIELD_NUMBER: _ClassVar[int]
     route: str
     entities: _containers.RepeatedCompositeFieldContainer[_feature_store_pb2.Column]
     request: _containers.RepeatedCompositeFieldContainer[_feature_store_pb2.Column]
     prediction_ids: _containers.RepeatedScalarFieldContainer[str]
     now: int
-    def __init__(self, route: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[_feature_store_pb2.Column, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[_feature_store_pb2.Column, _Mapping]]] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., now: _Optional[int] = ...) -> None: ...
+    other_routes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, route: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[_feature_store_pb2.Column, _Mapping]]] = ..., request: _Optional[_Iterable[_Union[_feature_store_pb2.Column, _Mapping]]] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., now: _Optional[int] = ..., other_routes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("predictions", "models", "model_versions", "prediction_ids", "defaults_used", "registry_version")
+    __slots__ = ("predictions", "models", "model_versions", "prediction_ids", "defaults_used", "registry_version", "others")
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_IDS_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_USED_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     predictions: _feature_store_pb2.Column
     models: _containers.RepeatedScalarFieldContainer[str]
     model_versions: _containers.RepeatedScalarFieldContainer[int]
     prediction_ids: _containers.RepeatedScalarFieldContainer[str]
     defaults_used: _containers.RepeatedCompositeFieldContainer[DefaultsUsed]
     registry_version: int
-    def __init__(self, predictions: _Optional[_Union[_feature_store_pb2.Column, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., model_versions: _Optional[_Iterable[int]] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., defaults_used: _Optional[_Iterable[_Union[DefaultsUsed, _Mapping]]] = ..., registry_version: _Optional[int] = ...) -> None: ...
+    others: _containers.RepeatedCompositeFieldContainer[PredictResponse]
+    def __init__(self, predictions: _Optional[_Union[_feature_store_pb2.Column, _Mapping]] = ..., models: _Optional[_Iterable[str]] = ..., model_versions: _Optional[_Iterable[int]] = ..., prediction_ids: _Optional[_Iterable[str]] = ..., defaults_used: _Optional[_Iterable[_Union[DefaultsUsed, _Mapping]]] = ..., registry_version: _Optional[int] = ..., others: _Optional[_Iterable[_Union[PredictResponse, _Mapping]]] = ...) -> None: ...
 
 class DefaultsUsed(_message.Message):
     __slots__ = ("inputs",)

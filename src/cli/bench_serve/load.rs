@@ -12,12 +12,16 @@ use tokio::sync::Semaphore;
 use tonic::client::Grpc;
 use tonic::{Code, Request, Status};
 
+use super::requests::Requests;
 use crate::cli::online_access::Connection;
 use crate::serving::PackedCodec;
-use crate::serving::pb::{GetOnlineFeaturesResponse, GetStatusRequest};
+use crate::serving::pb::{GetOnlineFeaturesResponse, GetStatusRequest, PredictResponse};
+use crate::serving::prediction::inference_pb::ModelInferResponse;
 
 const LATENCY_US_MAX: u64 = 60_000_000;
 const GET_ONLINE_FEATURES: &str = "/asof.v1.FeatureStore/GetOnlineFeatures";
+const PREDICT: &str = "/asof.v1.Prediction/Predict";
+const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 /// Requests of one connection that may be under way at once: a server takes few more, and callers that pile up measure
 /// themselves.
 const CONNECTION_CALLS_MAX: usize = 500;
@@ -28,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Target {
     pub connections: Vec<Connection>,
-    pub requests: Arc<Vec<Bytes>>,
+    pub requests: Arc<Requests>,
 }
 
 /// What callers measured, in microseconds.
@@ -49,7 +53,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let latencies = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants in order");
         Measured {
             latencies,
@@ -63,9 +67,9 @@ impl Measured {
         }
     }
 
-    fn record(&mut self, answer: Result<GetOnlineFeaturesResponse, Status>, latency: Duration) {
+    fn record(&mut self, answer: Result<(), Status>, latency: Duration) {
         match answer {
-            Ok(_) => {
+            Ok(()) => {
                 let micros = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_US_MAX);
                 self.latencies.saturating_record(micros.max(1));
                 self.requests += 1;
@@ -102,12 +106,24 @@ impl Measured {
 }
 
 impl Target {
-    async fn call(&self, number: usize) -> Result<GetOnlineFeaturesResponse, Status> {
+    async fn call(&self, number: usize) -> Result<(), Status> {
+        match self.requests.as_ref() {
+            Requests::Features(all) => self.send::<GetOnlineFeaturesResponse>(number, all, GET_ONLINE_FEATURES).await,
+            Requests::Predictions(all) => self.send::<PredictResponse>(number, all, PREDICT).await,
+            Requests::Inferences(all) => self.send::<ModelInferResponse>(number, all, MODEL_INFER).await,
+        }
+    }
+
+    /// Sends the next request, and reads its answer.
+    async fn send<Answer>(&self, number: usize, requests: &[Bytes], path: &'static str) -> Result<(), Status>
+    where
+        Answer: prost::Message + Default + 'static,
+    {
         let mut grpc = Grpc::new(self.connections[number % self.connections.len()].clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let request = Request::new(self.requests[number % self.requests.len()].clone());
-        let path = PathAndQuery::from_static(GET_ONLINE_FEATURES);
-        Ok(grpc.unary(request, path, PackedCodec::default()).await?.into_inner())
+        let request = Request::new(requests[number % requests.len()].clone());
+        grpc.unary(request, PathAndQuery::from_static(path), PackedCodec::<Answer>::default()).await?;
+        Ok(())
     }
 
     /// CPU time that the server's process took since it started; None: it does not say.

@@ -20,35 +20,36 @@ use self::requests::make_requests;
 use super::error::CliError;
 use super::output::Output;
 use super::project::Project;
-use crate::retrieval::FeatureSelection;
 
 #[derive(Debug, Args)]
 pub struct BenchServeArguments {
-    /// The feature service to ask for.
-    #[arg(long)]
-    service: String,
-    /// Entities of each request.
+    #[command(flatten)]
+    asked: Asked,
+    /// Numbers of a row, with --inference.
+    #[arg(long, default_value_t = 1, value_name = "NUMBERS")]
+    width: usize,
+    /// Entities, or rows, of each request.
     #[arg(long, default_value_t = 1)]
     entities: usize,
     /// Callers that ask again as soon as they are answered.
     #[arg(long, default_value_t = 16, conflicts_with_all = ["rate", "sweep"])]
     concurrency: usize,
     /// Requests a second, sent whether or not earlier ones are answered.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     rate: Option<f64>,
     /// Rates from a tenth of what the server can do up to all of it, and how many cores a rate takes.
     #[arg(long, conflicts_with = "rate")]
     sweep: bool,
     /// Of a sweep: the greatest p99 latency to plan for, in milliseconds.
-    #[arg(long, default_value_t = 10.0, value_name = "MILLISECONDS")]
+    #[arg(long, default_value_t = 10.0, value_name = "MILLISECONDS", allow_negative_numbers = true)]
     p99: f64,
     /// Of a sweep: the requests a second to plan for, instead of what was measured.
-    #[arg(long, value_name = "REQUESTS")]
+    #[arg(long, value_name = "REQUESTS", allow_negative_numbers = true)]
     plan_for: Option<f64>,
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, allow_negative_numbers = true)]
     seconds: f64,
     /// Before anything is measured.
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", allow_negative_numbers = true)]
     warm_up: f64,
     /// Connections that the requests are spread over.
     #[arg(long, default_value_t = 1)]
@@ -61,11 +62,24 @@ pub struct BenchServeArguments {
     server: Option<String>,
 }
 
+/// What is asked for.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Asked {
+    /// The features of a feature service.
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// The predictions of a route; its features come from the store.
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+    /// The predictions of a model over the Open Inference Protocol; its inputs go with the request, as one matrix.
+    #[arg(long, value_name = "MODEL")]
+    inference: Option<String>,
+}
+
 pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Output) -> Result<(), CliError> {
     check(arguments)?;
-    let catalog = project.catalog().await?;
-    let resolved = catalog.resolve(&FeatureSelection::Service(arguments.service.clone()), false)?;
-    let requests = make_requests(project, &catalog, &resolved, &arguments.service, arguments.entities).await?;
+    let (requests, features) = make_requests(project, arguments).await?;
     let requests = Arc::new(requests);
     // Threads of their own, that nothing but the load runs on.
     let mut threads = tokio::runtime::Builder::new_multi_thread();
@@ -75,7 +89,6 @@ pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Out
     }
     let failed = |source| CliError::Io { action: "start threads".to_owned(), source };
     let runtime = threads.build().map_err(failed)?;
-    let features = resolved.outputs.len();
     let (connections, plan) = (arguments.connections, Plan::of(arguments));
     let connect = project.server_to_call(arguments.server.as_deref());
     let measured = runtime.spawn(async move {
@@ -95,14 +108,38 @@ pub async fn run(project: &Project, arguments: &BenchServeArguments, output: Out
     Ok(())
 }
 
-fn check(arguments: &BenchServeArguments) -> Result<(), CliError> {
-    let numbers = [arguments.entities, arguments.concurrency, arguments.connections, arguments.threads.unwrap_or(1)];
-    let measures = [arguments.rate.unwrap_or(1.0), arguments.seconds, arguments.p99, arguments.plan_for.unwrap_or(1.0)];
-    let is_positive = |measure: f64| measure.is_finite() && measure > 0.0;
-    if numbers.contains(&0) || !measures.into_iter().all(is_positive) || !(0.0..1e6).contains(&arguments.warm_up) {
-        return Err(CliError::Usage("numbers of bench-serve have to be greater than 0".to_owned()));
+impl BenchServeArguments {
+    /// Adds what was asked to a document of what was measured.
+    fn describe(&self, document: &mut Value) {
+        let Asked { service, route, inference } = &self.asked;
+        for (key, name) in [("service", service), ("route", route), ("inference", inference)] {
+            if let Some(name) = name {
+                document[key] = json!(name);
+            }
+        }
+        document["entities"] = json!(self.entities);
     }
-    Ok(())
+}
+
+fn check(arguments: &BenchServeArguments) -> Result<(), CliError> {
+    let bounded = [
+        ("--entities", arguments.entities as f64, 1.0, 1e6),
+        ("--width", arguments.width as f64, 1.0, 1e6),
+        ("--concurrency", arguments.concurrency as f64, 1.0, 1e5),
+        ("--connections", arguments.connections as f64, 1.0, 1e4),
+        ("--threads", arguments.threads.unwrap_or(1) as f64, 1.0, 1024.0),
+        ("--rate", arguments.rate.unwrap_or(1.0), 0.001, 1e6),
+        ("--seconds", arguments.seconds, 0.001, 86_400.0),
+        ("--warm-up", arguments.warm_up, 0.0, 86_400.0),
+        ("--p99", arguments.p99, 0.001, 60_000.0),
+        ("--plan-for", arguments.plan_for.unwrap_or(1.0), 0.001, 1e12),
+    ];
+    match bounded.into_iter().find(|(_, given, least, most)| !(least..=most).contains(&given)) {
+        Some((name, given, least, most)) => {
+            Err(CliError::Usage(format!("{name} is {given}, and has to be a number from {least} to {most}")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What to measure.
@@ -166,8 +203,7 @@ fn report(arguments: &BenchServeArguments, measured: &Measured, values: usize, o
         output.say(format!("first error: {error}"));
     }
     let mut document = numbers(measured, values);
-    document["service"] = json!(arguments.service);
-    document["entities"] = json!(arguments.entities);
+    arguments.describe(&mut document);
     output.document(&document);
 }
 

@@ -41,9 +41,21 @@ impl Point {
     }
 }
 
-/// The cores for a rate, out of the greatest measured rate that met the bound, on as many cores as there are here.
-fn cores(rate: f64, met: &Point, cores_here: f64) -> f64 {
-    (rate / met.rate * cores_here).max(1.0)
+/// A rate, and the cores that it takes.
+#[derive(Debug, PartialEq)]
+struct Recommendation {
+    requests_per_second: f64,
+    cores: f64,
+}
+
+/// The cores for `plan_for` requests a second, or for the most that met the bound, as many as what was measured on
+/// `cores_here` took for its part. What was measured counts up to the first rate that missed the bound: one above that
+/// met it by luck.
+fn recommend(points: &[Point], p99_us: f64, plan_for: Option<f64>, cores_here: f64) -> Option<Recommendation> {
+    let met = points.iter().take_while(|point| point.meets(p99_us)).last()?;
+    let requests_per_second = plan_for.unwrap_or(met.rate);
+    let cores = (requests_per_second / met.rate * cores_here).ceil().max(1.0);
+    Some(Recommendation { requests_per_second, cores })
 }
 
 pub fn report(arguments: &BenchServeArguments, points: &[Point], values: usize, output: Output) {
@@ -66,17 +78,12 @@ pub fn report(arguments: &BenchServeArguments, points: &[Point], values: usize, 
         ["load", "asked/s", "answered/s", "p50 us", "p99 us", "p99.9 us", "server CPU us/request", "not answered"];
     output.say(table(&header, &points.iter().map(row).collect::<Vec<_>>()));
     let cores_here = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
-    let met = points.iter().rfind(|point| point.meets(arguments.p99 * 1000.0));
-    let planned = met.map(|met| {
-        let rate = arguments.plan_for.unwrap_or(met.rate);
-        (rate, cores(rate, met, cores_here))
-    });
-    match planned {
-        Some((rate, cores)) => output.say(format!(
-            "\n{rate:.0} requests/s of {} entities at p99 < {} ms: {} cores like these {cores_here}, callers included",
-            arguments.entities,
-            arguments.p99,
-            cores.ceil(),
+    let recommended = recommend(points, arguments.p99 * 1000.0, arguments.plan_for, cores_here);
+    match &recommended {
+        Some(Recommendation { requests_per_second, cores }) => output.say(format!(
+            "\n{requests_per_second:.0} requests/s of {} entities at p99 < {} ms: {cores} cores like these {cores_here}, \
+             callers included",
+            arguments.entities, arguments.p99,
         )),
         None => output.say(format!("\nno rate has a p99 below {} ms", arguments.p99)),
     }
@@ -85,14 +92,55 @@ pub fn report(arguments: &BenchServeArguments, points: &[Point], values: usize, 
         document["rate"] = json!(point.rate);
         document
     });
-    output.document(&json!({
-        "service": arguments.service,
-        "entities": arguments.entities,
+    let mut document = json!({
         "rates": points.collect::<Vec<_>>(),
-        "recommendation": planned.map(|(rate, cores)| json!({
-            "requests_per_second": rate,
+        "recommendation": recommended.map(|recommended| json!({
+            "requests_per_second": recommended.requests_per_second,
             "p99_ms_max": arguments.p99,
-            "cores": cores.ceil(),
+            "cores": recommended.cores,
         })),
-    }));
+    });
+    arguments.describe(&mut document);
+    output.document(&document);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A rate of which `answered` of 1000 requests were answered, all after so long.
+    fn point(rate: f64, latency_us: u64, answered: u64) -> Point {
+        let mut measured = Measured::new();
+        (0..answered).for_each(|_| measured.latencies.record(latency_us).unwrap());
+        measured.requests = answered;
+        measured.shed = 1000 - answered;
+        measured.seconds = 1.0;
+        Point { percent: 0, rate, measured }
+    }
+
+    #[test]
+    fn cores_follow_from_the_greatest_rate_up_to_which_all_met_the_bound() {
+        let points = [
+            point(100.0, 900, 1000),
+            point(250.0, 1_500, 995),
+            // It misses, so the one above it is luck.
+            point(500.0, 6_000, 1000),
+            point(600.0, 1_600, 1000),
+        ];
+        let found = |p99_us, plan_for| recommend(&points, p99_us, plan_for, 2.0);
+        let expected = |requests_per_second, cores| Some(Recommendation { requests_per_second, cores });
+        assert_eq!(found(5_000.0, None), expected(250.0, 2.0));
+        assert_eq!(found(5_000.0, Some(1_000.0)), expected(1_000.0, 8.0));
+        assert_eq!(found(5_000.0, Some(1_001.0)), expected(1_001.0, 9.0));
+        assert_eq!(found(5_000.0, Some(10.0)), expected(10.0, 1.0));
+        assert_eq!(found(1_000.0, None), expected(100.0, 2.0));
+        assert_eq!(found(10_000.0, None), expected(600.0, 2.0));
+        assert_eq!(found(500.0, None), None);
+    }
+
+    #[test]
+    fn a_rate_that_is_not_answered_meets_no_bound() {
+        assert!(point(100.0, 900, 990).meets(1_000.0));
+        assert!(!point(100.0, 900, 989).meets(1_000.0));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::model::FeatureReference;
+use super::super::model::{FeatureReference, Field};
 use super::super::names::{RouteName, is_valid_name};
 use super::super::prediction::{
     Experiment, LogDurability, PredictionLog, PredictionRoute, RouteAnswer, Shadow, Step, Variant,
@@ -10,6 +10,7 @@ use super::super::prediction::{
 use super::super::raw::{
     Named, RawExperiment, RawPredictionLog, RawPredictionRoute, RawShadow, RawStep, Text, split_reference,
 };
+use super::super::value_type::ValueType;
 use super::catalog::{Catalog, check_name, report_unknown, report_unknown_feature};
 use super::fields::check_repeated;
 use super::on_demand::CheckedOnDemandView;
@@ -54,7 +55,17 @@ fn answer(
         (Some(model), None, None) => Some(RouteAnswer::Model { model: model_reference(model, reporter) }),
         (None, Some(listed), None) => Some(RouteAnswer::Steps { steps: steps(listed, reporter) }),
         (None, None, Some(lookup)) => {
-            check_lookup(lookup, feature_views, on_demand, reporter);
+            let value_type = check_lookup(lookup, feature_views, on_demand, reporter);
+            if let (Some(fallback), Some(value_type)) = (&raw.fallback, value_type)
+                && !value_type.is_prediction()
+            {
+                let message = format!("`{}` has type {value_type}, and a model answers numbers", lookup.value);
+                reporter.error_with_help(
+                    fallback.span,
+                    message,
+                    "look up a feature of numbers, or leave the fallback out",
+                );
+            }
             let fallback = raw.fallback.as_ref().map(|model| model_reference(model, reporter));
             Some(RouteAnswer::Lookup { lookup: FeatureReference::parse(&lookup.value), fallback })
         }
@@ -81,31 +92,40 @@ fn model_reference(text: &Text, reporter: &mut Reporter<'_>) -> String {
     text.value.clone()
 }
 
+/// The type of the feature, where there is one.
 fn check_lookup(
     lookup: &Text,
     feature_views: &Catalog<CheckedView>,
     on_demand: &Catalog<CheckedOnDemandView>,
     reporter: &mut Reporter<'_>,
-) {
+) -> Option<ValueType> {
     let (view, feature) = split_reference(lookup);
     let Some(feature) = feature else {
         let message = format!("`{}` names no feature", lookup.value);
-        return reporter.error_with_help(lookup.span, message, "write `view:feature`");
+        reporter.error_with_help(lookup.span, message, "write `view:feature`");
+        return None;
     };
-    let known: Option<Vec<&str>> = match (feature_views.get(&view.value), on_demand.get(&view.value)) {
-        (Some(checked), _) => Some(checked.view.features.iter().map(|field| field.name.as_str()).collect()),
-        (None, Some(checked)) => Some(checked.view.features.iter().map(|f| f.field.name.as_str()).collect()),
+    let known: Option<Vec<&Field>> = match (feature_views.get(&view.value), on_demand.get(&view.value)) {
+        (Some(checked), _) => Some(checked.view.features.iter().collect()),
+        (None, Some(checked)) => Some(checked.view.features.iter().map(|f| &f.field).collect()),
         (None, None) => None,
     };
+    let found = known.as_ref().and_then(|known| known.iter().find(|field| field.name == *feature.as_str()));
+    if let Some(found) = found {
+        return Some(found.value_type.clone());
+    }
     match known {
-        Some(known) if known.contains(&feature.as_str()) => {}
-        Some(known) => report_unknown_feature(&view.value, &feature, &known, reporter),
+        Some(known) => {
+            let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
+            report_unknown_feature(&view.value, &feature, &names, reporter);
+        }
         None if feature_views.may_have(&view.value) || on_demand.may_have(&view.value) => {}
         None => {
             let names = feature_views.names().chain(on_demand.names());
             report_unknown("feature view", "feature views", &view, names, reporter);
         }
     }
+    None
 }
 
 fn steps(listed: &Located<Vec<RawStep>>, reporter: &mut Reporter<'_>) -> Vec<Step> {
@@ -178,15 +198,19 @@ fn log(raw: &RawPredictionLog, reporter: &mut Reporter<'_>) -> PredictionLog {
         reporter.error_with_help(sample.span, "`sample` is not between 0 and 1", "write a share such as 0.1");
     }
     let durability = match raw.durability.as_ref().map(|text| (text.as_str(), text.span)) {
-        None | Some(("machine", _)) => LogDurability::Machine,
+        None => LogDurability::default(),
+        Some(("machine", _)) => LogDurability::Machine,
         Some(("process", _)) => LogDurability::Process,
         Some(("none", _)) => LogDurability::None,
         Some((other, span)) => {
             let help = "write machine, process or none";
             reporter.error_with_help(span, format!("there is no durability `{other}`"), help);
-            LogDurability::Machine
+            LogDurability::default()
         }
     };
+    if let Some(retention) = raw.retention.as_ref().filter(|retention| retention.value.0.is_zero()) {
+        reporter.error_with_help(retention.span, "`retention` is no time at all", "write how long, such as 90d");
+    }
     PredictionLog {
         sample: raw.sample.as_ref().map_or(1.0, |sample| sample.value),
         durability,

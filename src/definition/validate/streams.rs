@@ -65,7 +65,8 @@ pub fn stream(raw: &RawStream, schema: &[Field], reporter: &mut Reporter<'_>) ->
         RawStreamType::Kafka => StreamInput::Kafka(kafka_topic(raw, reporter)?),
     };
     let allowed_lateness = raw.allowed_lateness.as_ref().map(|duration| duration.value.0);
-    Some(Stream { input, allowed_lateness, columns: schema.to_vec() })
+    let max_ahead = raw.max_ahead.as_ref().map(|duration| duration.value.0);
+    Some(Stream { input, allowed_lateness, max_ahead, columns: schema.to_vec() })
 }
 
 fn refuse_keys_of_kafka(raw: &RawStream, reporter: &mut Reporter<'_>) {

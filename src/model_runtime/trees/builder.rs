@@ -52,6 +52,7 @@ impl ForestBuilder {
         let outputs = start.len();
         let forest = Forest {
             outputs,
+            width: 0,
             precision,
             start,
             nodes: Vec::new(),
@@ -150,7 +151,18 @@ impl ForestBuilder {
         Ok(())
     }
 
-    pub fn build(self) -> Forest {
+    /// `width`: slots of a row.
+    ///
+    /// # Panics
+    /// If a node leads out of its tree, or reads a slot that there is not: walks go by that without looking.
+    pub fn build(mut self, width: usize) -> Forest {
+        let nodes = &self.forest.nodes;
+        let is_within = |node: &Node| match node.slot {
+            LOWEST => (node.left as usize) < nodes.len(),
+            slot => node.left as usize + 1 < nodes.len() && ((slot & !IN_SET) as usize) < width,
+        };
+        assert!(nodes.iter().all(is_within), "trees are placed node by node, and their slots are those of the model");
+        self.forest.width = width;
         self.forest
     }
 }

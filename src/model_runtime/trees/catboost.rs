@@ -90,7 +90,7 @@ fn read(document: &Value, transform: Transform) -> Result<TreeModel, String> {
             builder.add_tree(&source).map_err(in_tree)?;
         }
     }
-    Ok(TreeModel { inputs: features.inputs, slots, forest: builder.build(), transform })
+    Ok(TreeModel { inputs: features.inputs, forest: builder.build(slots.width()), slots, transform })
 }
 
 impl Features {

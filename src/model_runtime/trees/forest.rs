@@ -2,13 +2,14 @@
 //!
 //! The children of a node stand side by side, so that a step is `left + (slot > threshold)`, without a branch. A leaf
 //! compares the lowest slot, and so leads to itself; its threshold is its value. Walks do not wait for each other:
-//! sixteen trees of one row, or sixteen rows of one tree, are under way at once. Trees whose levels all ask one question
-//! each are not walked: their answers are the bits of a leaf's number.
+//! sixteen trees of one row, or sixteen rows of one tree, are under way at once; the slots of sixteen rows stand side by
+//! side, slot by slot. Trees whose levels all ask one question each are not walked: their answers are the bits of a
+//! leaf's number.
 
 use super::slots::LOWEST;
 
 /// Walks that are under way at once.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// One node, or one leaf.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +102,8 @@ pub enum Precision {
 #[derive(Debug)]
 pub struct Forest {
     pub(super) outputs: usize,
+    /// Slots of a row.
+    pub(super) width: usize,
     pub(super) precision: Precision,
     /// What the sums begin with, one an output.
     pub(super) start: Vec<f64>,
@@ -121,21 +124,36 @@ impl Forest {
         self.outputs
     }
 
-    /// Sets `sums`, for each row one an output, to the values of the leaves that the rows lead to.
-    pub fn sum(&self, slots: &[f64], width: usize, sums: &mut [f64]) {
-        for sums in sums.chunks_mut(self.outputs) {
+    /// Sets `sums`, one an output, to the values of the leaves that a row leads to.
+    pub fn sum_row(&self, slots: &[f64], sums: &mut [f64]) {
+        assert_eq!(slots.len(), self.width, "a row has its slots");
+        sums.copy_from_slice(&self.start);
+        self.walk_row(slots, sums);
+        self.add_oblivious::<1>(slots, sums);
+        self.finish(sums);
+    }
+
+    /// As [`Self::sum_row`], for groups of [`LANES`] rows.
+    pub fn sum_lanes(&self, slots: &[f64], sums: &mut [f64]) {
+        let (width, outputs) = (self.width * LANES, self.outputs);
+        for sums in sums.chunks_mut(outputs) {
             sums.copy_from_slice(&self.start);
         }
-        let rows = sums.len() / self.outputs;
-        match rows {
-            1 => self.walk_row(slots, sums),
-            _ => self.walk_rows(slots, width, sums),
-        }
-        for (slots, sums) in slots.chunks(width).zip(sums.chunks_mut(self.outputs)) {
-            self.add_oblivious(slots, sums);
-            for (sum, bias) in sums.iter_mut().zip(&self.bias) {
-                *sum = *sum * self.scale + bias;
+        // Tree by tree, while its nodes are near.
+        for tree in &self.walked {
+            for (slots, sums) in slots.chunks_exact(width).zip(sums.chunks_exact_mut(LANES * outputs)) {
+                self.walk_lanes(tree, slots, sums);
             }
+        }
+        for (slots, sums) in slots.chunks_exact(width).zip(sums.chunks_exact_mut(LANES * outputs)) {
+            self.add_oblivious::<LANES>(slots, sums);
+        }
+        sums.chunks_mut(outputs).for_each(|sums| self.finish(sums));
+    }
+
+    fn finish(&self, sums: &mut [f64]) {
+        for (sum, bias) in sums.iter_mut().zip(&self.bias) {
+            *sum = *sum * self.scale + bias;
         }
     }
 
@@ -146,59 +164,50 @@ impl Forest {
             let mut at: [u32; LANES] = std::array::from_fn(|lane| trees[lane].root);
             if trees.iter().any(|tree| tree.has_sets) {
                 for (at, tree) in at.iter_mut().zip(trees) {
-                    *at = self.leaf(*at, tree, slots);
+                    *at = self.leaf(*at, tree, slots, 1, 0);
                 }
             } else {
                 let depth_min = trees.iter().map(|tree| tree.depth_min).min().unwrap_or(0);
                 let depth = trees.iter().map(|tree| tree.depth).max().unwrap_or(0);
-                self.walk(&mut at, depth_min, depth, |_| slots);
+                self.walk(&mut at, depth_min, depth, |_, slot| slot_at(slots, slot));
             }
             for (at, tree) in at.into_iter().zip(trees) {
                 self.add(&mut sums[tree.output as usize], self.nodes[at as usize].threshold);
             }
         }
         for tree in chunks.remainder() {
-            let leaf = self.leaf(tree.root, tree, slots);
+            let leaf = self.leaf(tree.root, tree, slots, 1, 0);
             self.add(&mut sums[tree.output as usize], self.nodes[leaf as usize].threshold);
         }
     }
 
     /// Some rows of one tree at a time.
-    fn walk_rows(&self, slots: &[f64], width: usize, sums: &mut [f64]) {
-        let outputs = self.outputs;
-        for tree in &self.walked {
-            let output = tree.output as usize;
-            let mut rows = slots.chunks_exact(width * LANES);
-            let mut done = 0;
-            if !tree.has_sets {
-                for rows in &mut rows {
-                    let mut at = [tree.root; LANES];
-                    self.walk(&mut at, tree.depth_min, tree.depth, |lane| &rows[lane * width..(lane + 1) * width]);
-                    for at in at {
-                        self.add(&mut sums[done * outputs + output], self.nodes[at as usize].threshold);
-                        done += 1;
-                    }
-                }
+    fn walk_lanes(&self, tree: &Walked, slots: &[f64], sums: &mut [f64]) {
+        let mut at = [tree.root; LANES];
+        if tree.has_sets {
+            for (lane, at) in at.iter_mut().enumerate() {
+                *at = self.leaf(*at, tree, slots, LANES, lane);
             }
-            for (row, slots) in slots.chunks(width).enumerate().skip(done) {
-                let leaf = self.leaf(tree.root, tree, slots);
-                self.add(&mut sums[row * outputs + output], self.nodes[leaf as usize].threshold);
-            }
+        } else {
+            self.walk(&mut at, tree.depth_min, tree.depth, |lane, slot| slot_at(slots, slot * LANES + lane));
+        }
+        for (lane, at) in at.into_iter().enumerate() {
+            self.add(&mut sums[lane * self.outputs + tree.output as usize], self.nodes[at as usize].threshold);
         }
     }
 
-    /// Leads every lane from its node to a leaf.
+    /// Leads every lane from its node to a leaf; `slot` gives the value of a lane's slot.
     #[inline(always)]
-    fn walk<'s>(&self, at: &mut [u32; LANES], depth_min: u32, depth: u32, slots: impl Fn(usize) -> &'s [f64]) {
+    fn walk(&self, at: &mut [u32; LANES], depth_min: u32, depth: u32, slot: impl Fn(usize, usize) -> f64) {
         for _ in 0..depth_min {
             for (lane, at) in at.iter_mut().enumerate() {
-                *at = self.step(*at, slots(lane));
+                *at = self.step(*at, |number| slot(lane, number));
             }
         }
         for _ in depth_min..depth {
             let mut moved = 0;
             for (lane, at) in at.iter_mut().enumerate() {
-                let next = self.step(*at, slots(lane));
+                let next = self.step(*at, |number| slot(lane, number));
                 moved |= next ^ *at;
                 *at = next;
             }
@@ -209,19 +218,20 @@ impl Forest {
     }
 
     #[inline(always)]
-    fn step(&self, at: u32, slots: &[f64]) -> u32 {
-        let node = &self.nodes[at as usize];
-        node.left + u32::from(slots[node.slot as usize] > node.threshold)
+    fn step(&self, at: u32, slot: impl Fn(usize) -> f64) -> u32 {
+        // SAFETY: the builder saw that every node leads to nodes, and a walk begins at one.
+        let node = unsafe { self.nodes.get_unchecked(at as usize) };
+        node.left + u32::from(slot(node.slot as usize) > node.threshold)
     }
 
-    /// The leaf that one row leads to.
-    fn leaf(&self, mut at: u32, tree: &Walked, slots: &[f64]) -> u32 {
+    /// The leaf that one row leads to, whose slots stand `stride` apart from `lane` on.
+    fn leaf(&self, mut at: u32, tree: &Walked, slots: &[f64], stride: usize, lane: usize) -> u32 {
         for _ in 0..tree.depth {
             let node = &self.nodes[at as usize];
             at = match node.slot & IN_SET {
-                0 => node.left + u32::from(slots[node.slot as usize] > node.threshold),
+                0 => node.left + u32::from(slots[node.slot as usize * stride + lane] > node.threshold),
                 _ => {
-                    let code = slots[(node.slot & !IN_SET) as usize];
+                    let code = slots[(node.slot & !IN_SET) as usize * stride + lane];
                     node.left + u32::from(!self.sets[node.threshold as usize].contains(code))
                 }
             };
@@ -240,17 +250,31 @@ impl Forest {
         };
     }
 
-    fn add_oblivious(&self, slots: &[f64], sums: &mut [f64]) {
+    /// Adds what trees whose levels ask one question each say about some rows.
+    fn add_oblivious<const ROWS: usize>(&self, slots: &[f64], sums: &mut [f64]) {
+        let (slots, _) = slots.as_chunks::<ROWS>();
         for tree in &self.oblivious {
             let splits = &self.splits[tree.splits.start as usize..tree.splits.end as usize];
-            let mut leaf = 0;
+            let mut leaves = [0_u32; ROWS];
             for (bit, (slot, threshold)) in splits.iter().enumerate() {
-                leaf |= usize::from(slots[*slot as usize] > *threshold) << bit;
+                let slots = &slots[*slot as usize];
+                for (leaf, slot) in leaves.iter_mut().zip(slots) {
+                    *leaf |= u32::from(slot > threshold) << bit;
+                }
             }
-            let first = tree.leaves as usize + leaf * self.outputs;
-            for (sum, value) in sums.iter_mut().zip(&self.leaves[first..]) {
-                *sum += value;
+            for (leaf, sums) in leaves.into_iter().zip(sums.chunks_mut(self.outputs)) {
+                let first = tree.leaves as usize + leaf as usize * self.outputs;
+                for (sum, value) in sums.iter_mut().zip(&self.leaves[first..]) {
+                    *sum += value;
+                }
             }
         }
     }
+}
+
+#[inline(always)]
+fn slot_at(slots: &[f64], at: usize) -> f64 {
+    debug_assert!(at < slots.len());
+    // SAFETY: the builder saw that every node reads a slot below the width, and the slots here are of whole rows.
+    unsafe { *slots.get_unchecked(at) }
 }

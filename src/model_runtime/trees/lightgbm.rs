@@ -102,7 +102,7 @@ impl<'t> File<'t> {
         };
         let inputs = names.iter().zip(&categorical).map(input).collect();
         let transform = transform(self.header.get("objective").copied().unwrap_or_default())?;
-        Ok(TreeModel { inputs, slots, forest: builder.build(), transform })
+        Ok(TreeModel { inputs, forest: builder.build(slots.width()), slots, transform })
     }
 
     /// Which features are categories: those that a split takes for such, and those whose values are listed.

@@ -22,14 +22,14 @@ mod slots;
 mod transform;
 mod ubjson;
 
-use forest::Forest;
+use forest::{Forest, LANES};
 use slots::Slots;
 use transform::Transform;
 
 use super::{InputRows, ModelInput, Predictions};
 
-/// Rows whose slots are filled before their trees are walked: those of so many rows stay in the nearest cache.
-const BLOCK_ROWS: usize = 32;
+/// Rows whose slots are filled before their trees are walked, some groups of lanes: they stay in the nearest cache.
+const BLOCK_ROWS: usize = 4 * LANES;
 
 #[derive(Debug)]
 pub struct TreeModel {
@@ -51,14 +51,20 @@ impl TreeModel {
     pub fn predict(&self, rows: &InputRows) -> Predictions {
         let (width, outputs) = (self.slots.width(), self.forest.outputs());
         let mut sums = vec![0.0; rows.rows() * outputs];
-        let mut slots = vec![0.0; width * rows.rows().min(BLOCK_ROWS)];
-        for (block, sums) in sums.chunks_mut(BLOCK_ROWS * outputs).enumerate() {
-            let first = block * BLOCK_ROWS;
-            let count = sums.len() / outputs;
-            for (row, slots) in slots.chunks_mut(width).take(count).enumerate() {
-                self.slots.fill(rows, first + row, slots);
+        let in_lanes = rows.rows() / LANES * LANES;
+        let (grouped, single) = sums.split_at_mut(in_lanes * outputs);
+        let mut slots = vec![0.0; width * in_lanes.clamp(1, BLOCK_ROWS)];
+        for (block, sums) in grouped.chunks_mut(BLOCK_ROWS * outputs).enumerate() {
+            let slots = &mut slots[..width * sums.len() / outputs];
+            for (group, slots) in slots.chunks_mut(width * LANES).enumerate() {
+                let first = block * BLOCK_ROWS + group * LANES;
+                (0..LANES).for_each(|lane| self.slots.fill(rows, first + lane, slots, LANES, lane));
             }
-            self.forest.sum(&slots[..count * width], width, sums);
+            self.forest.sum_lanes(slots, sums);
+        }
+        for (row, sums) in single.chunks_mut(outputs).enumerate() {
+            self.slots.fill(rows, in_lanes + row, &mut slots[..width], 1, 0);
+            self.forest.sum_row(&slots[..width], sums);
         }
         Predictions { width: self.outputs(), values: self.transform.apply(sums, outputs) }
     }

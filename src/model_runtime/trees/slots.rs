@@ -71,11 +71,11 @@ impl Slots {
         self.slots.len() + 1
     }
 
-    /// Fills the slots of one row.
-    pub fn fill(&self, rows: &InputRows, row: usize, slots: &mut [f64]) {
-        slots[LOWEST as usize] = f64::NEG_INFINITY;
+    /// Fills the slots of one row, each slot so many values after the one before it.
+    pub fn fill(&self, rows: &InputRows, row: usize, slots: &mut [f64], stride: usize, lane: usize) {
+        slots[LOWEST as usize * stride + lane] = f64::NEG_INFINITY;
         let inputs = &rows.numbers()[row * rows.width()..(row + 1) * rows.width()];
-        for (slot, value) in self.slots.iter().zip(&mut slots[1..]) {
+        for (slot, value) in self.slots.iter().zip(slots[stride..].chunks_mut(stride).map(|values| &mut values[lane])) {
             *value = match *slot {
                 Slot::Number { input, missing, zero_is_missing, is_single } => {
                     let number = inputs[input as usize];

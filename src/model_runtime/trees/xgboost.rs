@@ -94,7 +94,7 @@ fn read(learner: &Value) -> Result<TreeModel, String> {
         let tree = read_tree(tree, &context, &mut builder, &mut slots).map_err(in_tree)?;
         builder.add_tree(&tree).map_err(in_tree)?;
     }
-    Ok(TreeModel { inputs, slots, forest: builder.build(), transform })
+    Ok(TreeModel { inputs, forest: builder.build(slots.width()), slots, transform })
 }
 
 /// Models of the scikit-learn interface predict with the trees up to the best iteration, if training found one.

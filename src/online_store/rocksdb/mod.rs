@@ -46,6 +46,20 @@ use crate::time::{Clock, EventTimestamp};
 
 /// Name of the column family of values.
 const TIMELINE: &str = "timeline";
+/// What is read at once of a store that is read as a whole.
+const VERIFY_READAHEAD_BYTES: usize = 4 << 20;
+
+/// What RocksDB tells of the values, and what it calls it.
+const NUMBERS: [(&str, &str); 8] = [
+    ("file_bytes", "rocksdb.total-sst-files-size"),
+    ("memtable_bytes", "rocksdb.cur-size-all-mem-tables"),
+    ("block_cache_bytes", "rocksdb.block-cache-usage"),
+    ("index_bytes", "rocksdb.estimate-table-readers-mem"),
+    ("versions", "rocksdb.estimate-num-keys"),
+    ("compaction_pending_bytes", "rocksdb.estimate-pending-compaction-bytes"),
+    ("compactions_running", "rocksdb.num-running-compactions"),
+    ("writes_stopped", "rocksdb.is-write-stopped"),
+];
 
 /// An [`OnlineStore`] in a folder.
 pub struct RocksDbOnlineStore {
@@ -109,6 +123,26 @@ impl RocksDbOnlineStore {
     /// writes go on meanwhile.
     pub fn compact(&self) {
         self.db.compact_range_cf(&self.timeline(), None::<&[u8]>, None::<&[u8]>);
+    }
+
+    /// Reads all of the store once: every block is compared with its checksum.
+    ///
+    /// # Errors
+    /// A store that is damaged anywhere.
+    pub fn verify(&self) -> Result<(), OnlineStoreError> {
+        for family in [DEFAULT_COLUMN_FAMILY_NAME, META, TIMELINE] {
+            let mut options = all_keys();
+            options.fill_cache(false);
+            options.set_verify_checksums(true);
+            options.set_readahead_size(VERIFY_READAHEAD_BYTES);
+            let mut entries = self.db.raw_iterator_cf_opt(&self.family(family), options);
+            entries.seek_to_first();
+            while entries.valid() {
+                entries.next();
+            }
+            entries.status().map_err(self.failed("be read"))?;
+        }
+        Ok(())
     }
 
     fn check_format_version(&self) -> Result<(), OnlineStoreError> {
@@ -371,6 +405,15 @@ impl OnlineStore for RocksDbOnlineStore {
     fn checkpoint(&self, folder: &Path) -> Result<(), OnlineStoreError> {
         let checkpoint = Checkpoint::new(&self.db).map_err(self.failed("make a checkpoint"))?;
         checkpoint.create_checkpoint(folder).map_err(self.failed("make a checkpoint"))
+    }
+
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        let timeline = self.timeline();
+        let number = |(name, property): &(&'static str, &str)| {
+            let number = self.db.property_int_value_cf(&timeline, *property).ok().flatten();
+            number.map(|number| (*name, number))
+        };
+        NUMBERS.iter().filter_map(number).collect()
     }
 
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {

@@ -42,6 +42,8 @@ use crate::time::EventTimestamp;
 
 /// Parts of the cache that are locked each by itself; a power of two.
 const SHARDS: usize = 64;
+/// Keys that a bulk write remembers, to drop their rows and no others.
+const BULK_KEYS_MAX: usize = 1 << 20;
 /// What a kept row takes beside its key and its value, about.
 const ROW_OVERHEAD: usize = 160;
 
@@ -241,6 +243,13 @@ impl RowCache {
         announced
     }
 
+    /// Announces a write of one view, and drops the rows of keys with these hashes.
+    fn announce_hashes(&self, view: ViewId, hashes: &[u64]) -> Announced {
+        let announced = Announced::new(vec![self.writes_of(view)]);
+        hashes.iter().for_each(|hash| self.shard(*hash).remove(*hash));
+        announced
+    }
+
     /// Announces a write of these versions, and drops their rows.
     fn announce<'k>(&self, version_keys: impl Iterator<Item = &'k [u8]> + Clone) -> Announced {
         let mut views: Vec<ViewId> = version_keys.clone().filter_map(view_of).collect();
@@ -248,8 +257,7 @@ impl RowCache {
         views.dedup();
         let announced = Announced::new(views.into_iter().map(|view| self.writes_of(view)).collect());
         for key in version_keys {
-            let prefix = &key[..key.len().saturating_sub(VERSION_SUFFIX_LEN)];
-            let hash = self.hash(prefix);
+            let hash = self.hash(without_version(key));
             self.shard(hash).remove(hash);
         }
         announced
@@ -355,7 +363,8 @@ impl OnlineStore for RowCache {
     }
 
     fn bulk_writer(&self, view: ViewId) -> Result<Box<dyn BulkWriter + '_>, OnlineStoreError> {
-        Ok(Box::new(CachedBulkWriter { cache: self, view, writer: self.store.bulk_writer(view)? }))
+        let writer = self.store.bulk_writer(view)?;
+        Ok(Box::new(CachedBulkWriter { cache: self, view, written: Some(Vec::new()), writer }))
     }
 
     fn delete_view(&self, view: ViewId) -> Result<(), OnlineStoreError> {
@@ -433,6 +442,10 @@ impl OnlineStore for RowCache {
         self.store.note(name)
     }
 
+    fn numbers(&self) -> Vec<(&'static str, u64)> {
+        self.store.numbers()
+    }
+
     fn checkpoint(&self, folder: &Path) -> Result<(), OnlineStoreError> {
         self.store.checkpoint(folder)
     }
@@ -446,20 +459,46 @@ impl OnlineStore for RowCache {
 struct CachedBulkWriter<'a> {
     cache: &'a RowCache,
     view: ViewId,
+    /// Hashes of the keys that are written, each once; None: too many to be worth it.
+    written: Option<Vec<u64>>,
     writer: Box<dyn BulkWriter + 'a>,
+}
+
+impl CachedBulkWriter<'_> {
+    fn note(&mut self, version_key: &[u8]) {
+        let Some(written) = &mut self.written else { return };
+        let hash = self.cache.hash(without_version(version_key));
+        // The versions of a key are neighbours.
+        if written.last() != Some(&hash) {
+            written.push(hash);
+        }
+        if written.len() > BULK_KEYS_MAX {
+            self.written = None;
+        }
+    }
 }
 
 impl BulkWriter for CachedBulkWriter<'_> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), OnlineStoreError> {
+        self.note(key);
         self.writer.put(key, value)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), OnlineStoreError> {
+        self.note(key);
         self.writer.delete(key)
     }
 
     fn finish(self: Box<Self>, position: u64) -> Result<BulkSummary, OnlineStoreError> {
-        let _announced = self.cache.announce_all_of(self.view);
+        let _announced = match &self.written {
+            Some(written) => self.cache.announce_hashes(self.view, written),
+            None => self.cache.announce_all_of(self.view),
+        };
         self.writer.finish(position)
     }
+}
+
+/// The key that a version is of.
+fn without_version(version_key: &[u8]) -> &[u8] {
+    &version_key[..version_key.len().saturating_sub(VERSION_SUFFIX_LEN)]
 }

@@ -109,6 +109,29 @@ proptest! {
     }
 }
 
+#[test]
+fn a_bulk_write_drops_the_rows_that_it_writes_and_no_others() {
+    let cache = large();
+    let rows = |keys: &[u8]| keys.iter().map(|key| (format!("k{key}"), *key)).collect::<Vec<_>>();
+    let write = |keys: &[u8], event: i64| {
+        let rows = rows(keys);
+        let rows: Vec<_> = rows.iter().map(|(key, value)| (key.as_str(), event, None, i64::from(*value))).collect();
+        put(&cache, VIEW, &rows);
+    };
+    let is_kept = |key: u8| {
+        let key = key_of(VIEW, key);
+        let hash = cache.hash(&key);
+        cache.shard(hash).get(hash, &key, cache.shard_bytes_max).is_some()
+    };
+    write(&[0, 1, 2, 3], 1);
+    raw(&cache, VIEW, &[0, 1, 2, 3, 4], 9);
+    assert!((0..5).all(is_kept));
+    write(&[1, 4], 2);
+    assert_eq!((0..5).map(is_kept).collect::<Vec<_>>(), [true, false, true, true, false]);
+    delete(&cache, VIEW, &[("k2", 1, None, 0)]);
+    assert!(!is_kept(2) && is_kept(3));
+}
+
 /// Writers change two keys together while readers look at both, in both orders.
 #[test]
 fn readers_see_both_keys_of_a_write_or_neither_and_never_go_back() {

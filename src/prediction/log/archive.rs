@@ -15,6 +15,7 @@ use super::row::{LogRecord, RecordRow, RecordValue};
 use super::spool::{lock_spool, spool_folders};
 use crate::definition::SourceName;
 use crate::offline_store::{EventKind, OfflineStore, Places, Reach};
+use crate::point_in_time_join::FeatureStatus;
 use crate::prediction::PredictionError;
 use crate::prediction::inputs::Origin;
 use crate::stream_ingestion::{Log, read_bodies};
@@ -137,9 +138,12 @@ fn read(folder: &Path, after: u64, through: u64) -> Result<(Vec<LogRecord>, u64)
 pub(super) fn to_rows(records: &[LogRecord]) -> Result<RecordBatch, PredictionError> {
     let rows: Vec<(&LogRecord, &RecordRow)> =
         records.iter().flat_map(|record| record.rows.iter().map(move |row| (record, row))).collect();
-    let texts = |of: &dyn Fn(&LogRecord, &RecordRow) -> String| -> ArrayRef {
+    fn texts<'r, T: AsRef<str>>(
+        rows: &[(&'r LogRecord, &'r RecordRow)],
+        of: impl Fn(&'r LogRecord, &'r RecordRow) -> T,
+    ) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(|(record, row)| of(record, row))))
-    };
+    }
     let numbers = |of: &dyn Fn(&LogRecord) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(record, _)| of(record) as i64)))
     };
@@ -148,13 +152,13 @@ pub(super) fn to_rows(records: &[LogRecord]) -> Result<RecordBatch, PredictionEr
     let predictions = rows.iter().flat_map(|(_, row)| row.prediction.iter().copied());
     let columns: Vec<ArrayRef> = vec![
         Arc::new(sent_at.with_timezone("UTC")),
-        texts(&|_, row| row.prediction_id.clone()),
-        texts(&|record, _| record.route.clone()),
-        texts(&|record, _| record.model.clone()),
+        texts(&rows, |_, row| row.prediction_id.as_str()),
+        texts(&rows, |record, _| record.route.as_str()),
+        texts(&rows, |record, _| record.model.as_str()),
         numbers(&|record| record.version),
-        texts(&|record, _| record.role.as_str().to_owned()),
+        texts(&rows, |record, _| record.role.as_str()),
         Arc::new(experiments),
-        texts(&keys_text),
+        texts(&rows, keys_text),
         features(&rows)?,
         list(rows.iter().map(|(_, row)| row.prediction.len()), Arc::new(Float64Array::from_iter_values(predictions)))?,
         defaults(&rows)?,
@@ -178,7 +182,7 @@ fn list(lengths: impl Iterator<Item = usize>, items: ArrayRef) -> Result<ArrayRe
 
 fn features(rows: &[(&LogRecord, &RecordRow)]) -> Result<ArrayRef, PredictionError> {
     let values = || rows.iter().flat_map(|(record, row)| record.inputs.iter().zip(&row.values));
-    let texts = |of: &dyn Fn(&RecordValue) -> Option<String>| -> ArrayRef {
+    let texts = |of: &dyn Fn(&RecordValue) -> Option<&str>| -> ArrayRef {
         Arc::new(values().map(|(_, value)| of(value)).collect::<StringArray>())
     };
     let names: ArrayRef = Arc::new(values().map(|(name, _)| Some(name.as_str())).collect::<StringArray>());
@@ -187,9 +191,9 @@ fn features(rows: &[(&LogRecord, &RecordRow)]) -> Result<ArrayRef, PredictionErr
     let columns: Vec<ArrayRef> = vec![
         names,
         Arc::new(numbers.collect::<Float64Array>()),
-        texts(&|value| value.text.clone()),
-        texts(&|value| value.status.map(|status| status.as_str().to_owned())),
-        texts(&|value| Some(value.origin.as_str().to_owned())),
+        texts(&|value| value.text.as_deref()),
+        texts(&|value| value.status.map(FeatureStatus::as_str)),
+        texts(&|value| Some(value.origin.as_str())),
         Arc::new(times.with_timezone("UTC")),
     ];
     let items = StructArray::try_new(feature_fields(), columns, None)?;

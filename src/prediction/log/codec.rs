@@ -27,7 +27,7 @@ pub fn encode(record: &LogRecord) -> Vec<u8> {
     put_text(&mut bytes, &record.route);
     put_text(&mut bytes, &record.model);
     put_optional(&mut bytes, record.experiment.as_deref());
-    for names in [&record.keys, &record.inputs] {
+    for names in [record.keys.as_slice(), &record.inputs] {
         put_count(&mut bytes, names.len() as u64);
         names.iter().for_each(|name| put_text(&mut bytes, name));
     }
@@ -71,7 +71,7 @@ pub fn decode(bytes: &[u8]) -> Option<LogRecord> {
         registry_version,
         latency_us,
         keys,
-        inputs,
+        inputs: inputs.into(),
         rows,
     };
     reader.0.is_empty().then_some(record)
@@ -204,7 +204,7 @@ mod tests {
             registry_version: 7,
             latency_us: 70_000,
             keys: vec!["a".to_owned(), "b".to_owned()],
-            inputs: vec!["x".to_owned(), "y".to_owned()],
+            inputs: ["x".to_owned(), "y".to_owned()].into(),
             rows: vec![row("1"), row("2")],
         }
     }

@@ -1,7 +1,7 @@
 //! Every prediction as it was made: into a durable log on this machine, and from there into a Delta table.
 //!
 //! ```text
-//! answer ──► queue ──► spool on the disk (a thread, many records a write) ──► table `predictions/log` (a task)
+//! answer ──► queue ──► spool on the disk (a thread, many records a write) ──► table `predictions/log` (another one)
 //!              └── the caller waits until the record is as durable as its route says
 //! ```
 //!
@@ -18,3 +18,6 @@ pub use row::{LogRow, LogValue, Role};
 pub use spool::PredictionLogger;
 
 pub(super) use row::{LogRecord, RecordRow, RecordValue};
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! What is remembered of a prediction.
 
+use std::sync::Arc;
+
 use crate::point_in_time_join::FeatureStatus;
 use crate::prediction::inputs::Origin;
 
@@ -10,6 +12,8 @@ pub enum Role {
     Variant = 3,
     /// A model of a route of several whose prediction went into another one.
     Step = 4,
+    /// No model: a feature answered.
+    Lookup = 5,
 }
 
 impl Role {
@@ -19,11 +23,13 @@ impl Role {
             Role::Shadow => "shadow",
             Role::Variant => "variant",
             Role::Step => "step",
+            Role::Lookup => "lookup",
         }
     }
 
     pub(super) fn of_number(number: u8) -> Option<Self> {
-        [Role::Primary, Role::Shadow, Role::Variant, Role::Step].into_iter().find(|role| *role as u8 == number)
+        let roles = [Role::Primary, Role::Shadow, Role::Variant, Role::Step, Role::Lookup];
+        roles.into_iter().find(|role| *role as u8 == number)
     }
 }
 
@@ -33,6 +39,7 @@ pub struct LogRecord {
     /// Microseconds since the Unix epoch.
     pub sent_at: i64,
     pub route: String,
+    /// Empty, and the version 0: a feature answered.
     pub model: String,
     pub version: u64,
     pub role: Role,
@@ -41,7 +48,7 @@ pub struct LogRecord {
     pub registry_version: u64,
     pub latency_us: u64,
     pub keys: Vec<String>,
-    pub inputs: Vec<String>,
+    pub inputs: Arc<[String]>,
     pub rows: Vec<RecordRow>,
 }
 

@@ -1,4 +1,4 @@
-//! The thread that writes records to the disk, many at a time, and the task that brings them into the table.
+//! The thread that writes records to the disk, many at a time, and the one that brings them into the table.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -18,6 +18,7 @@ use crate::definition::{LogDurability, SourceName};
 use crate::metrics::{PREDICTION_LOG_DROPPED_TOTAL, PREDICTION_LOG_ROWS_TOTAL};
 use crate::offline_store::{EventKind, OfflineStore};
 use crate::prediction::PredictionError;
+use crate::prediction::priority::yield_to_most;
 use crate::stream_ingestion::Log;
 use crate::time::EventTimestamp;
 
@@ -87,7 +88,7 @@ impl PredictionLogger {
     ///
     /// # Errors
     /// A folder that cannot be read or written.
-    pub fn open(folder: &Path, store: OfflineStore, workers: &tokio::runtime::Handle) -> io::Result<Arc<Self>> {
+    pub fn open(folder: &Path, store: OfflineStore) -> io::Result<Arc<Self>> {
         let mut folders = spool_folders(folder);
         let (folder, lock) = loop {
             let folder = folders.next().ok_or_else(|| io::Error::other("other servers have all of its places"))?;
@@ -112,18 +113,26 @@ impl PredictionLogger {
             .name("asof-predictions".to_owned())
             .spawn(move || write(log, messages, &written))?;
         let archiver = Arc::clone(&logger);
-        workers.spawn(async move {
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(ARCHIVE_INTERVAL) => {}
-                    () = archiver.stop.notified() => return,
-                }
-                if let Err(error) = archiver.archive().await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "predictions stay in the spool for now");
-                }
-            }
-        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let run = move || {
+            yield_to_most();
+            runtime.block_on(archiver.archive_always());
+        };
+        std::thread::Builder::new().name("asof-archive".to_owned()).spawn(run)?;
         Ok(logger)
+    }
+
+    /// Until [`Self::close`].
+    async fn archive_always(&self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(ARCHIVE_INTERVAL) => {}
+                () = self.stop.notified() => return,
+            }
+            if let Err(error) = self.archive().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "predictions stay in the spool for now");
+            }
+        }
     }
 
     /// Writes the records of one request, all of them or none; returns once they are as durable as asked.

@@ -22,6 +22,7 @@ pub fn to_wire(answer: &PredictAnswer) -> pb::PredictResponse {
         prediction_ids: rows.iter().map(|row| row.prediction_id.clone()).collect(),
         defaults_used: if has_defaults { defaults.collect() } else { Vec::new() },
         registry_version: answer.registry_version,
+        others: Vec::new(),
     }
 }
 

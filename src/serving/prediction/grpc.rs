@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::answer::to_wire;
 use super::models::{model_document, registration};
 use super::state::predict;
+use crate::definition::Definitions;
 use crate::model_registry::prepare;
 use crate::prediction::{PredictRequest, predict_batch};
 use crate::serving::columns::decode_column;
@@ -40,6 +41,10 @@ impl PredictionGrpc {
         self.state.online.clock.as_ref()
     }
 
+    fn definitions(&self) -> Definitions {
+        self.state.catalog().map(|catalog| catalog.definitions().clone()).unwrap_or_default()
+    }
+
     async fn follow(&self) -> Result<(), Status> {
         let followed = self.state.prediction.follow_once(self.state.catalog()).await;
         followed.map(|_| ()).map_err(|error| to_status(error.kind(), &error))
@@ -58,12 +63,15 @@ impl Prediction for PredictionGrpc {
             columns.push((column.name.clone(), array));
         }
         let request = PredictRequest {
-            route: request.route,
+            routes: std::iter::once(request.route).chain(request.other_routes).collect(),
             columns: request_batch(columns)?,
             prediction_ids: request.prediction_ids,
             now: request.now.map(EventTimestamp::from_micros),
         };
-        Ok(Response::new(to_wire(&predict(&self.state, request).await?)))
+        let answers = predict(&self.state, request).await?;
+        let mut answers = answers.iter().map(to_wire);
+        let first = answers.next().unwrap_or_default();
+        Ok(Response::new(pb::PredictResponse { others: answers.collect(), ..first }))
     }
 
     async fn batch_predict(
@@ -86,12 +94,13 @@ impl Prediction for PredictionGrpc {
             Status::invalid_argument(format!("the spine cannot be read as an Arrow IPC stream: {error}"))
         })?;
         let spine = concat_batches(&schema, &rows).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.state.prediction.make_ready(&header.route).await;
         let catalog = self.state.prediction.service.catalog();
         let catalog = catalog.ok_or_else(|| Status::failed_precondition("nothing is applied yet; run `asof apply`"))?;
         let state = Arc::clone(&self.state);
         let work = self.state.workers.spawn(async move {
             let timestamp_column = (!header.timestamp_column.is_empty()).then_some(header.timestamp_column);
-            state.flush_streams().await.map_err(|error| to_status(error.kind(), &error))?;
+            state.flush_streams(&[]).await.map_err(|error| to_status(error.kind(), &error))?;
             let scored = predict_batch(&catalog, &state.batch, &header.route, &spine, timestamp_column).await;
             scored.map_err(|error| to_status(error.kind(), &error))
         });
@@ -163,7 +172,10 @@ impl Prediction for PredictionGrpc {
         let to = (asked.version != 0).then_some(asked.version);
         let expected = asked.expected.map(|version| (version != 0).then_some(version));
         let models = &self.state.prediction.models;
-        let moved = models.set_alias(&asked.model, &asked.alias, to, expected, self.clock()).await;
+        let moved = match to {
+            Some(_) => models.set_alias(&asked.model, &asked.alias, to, expected, self.clock()).await,
+            None => models.remove_alias(&asked.model, &asked.alias, expected, &self.definitions(), self.clock()).await,
+        };
         moved.map_err(|error| to_status(error.kind(), &error))?;
         self.follow().await?;
         Ok(Response::new(pb::SetModelAliasResponse {}))
@@ -174,7 +186,8 @@ impl Prediction for PredictionGrpc {
         request: Request<pb::RetireModelRequest>,
     ) -> Result<Response<pb::RetireModelResponse>, Status> {
         let asked = request.into_inner();
-        let retired = self.state.prediction.models.retire(&asked.model, asked.version, self.clock()).await;
+        let models = &self.state.prediction.models;
+        let retired = models.retire(&asked.model, asked.version, &self.definitions(), self.clock()).await;
         retired.map_err(|error| to_status(error.kind(), &error))?;
         self.follow().await?;
         Ok(Response::new(pb::RetireModelResponse {}))

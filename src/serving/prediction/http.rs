@@ -15,14 +15,14 @@ use serde_json::{Map, Value, json};
 use tonic::Status;
 
 use super::answer::{to_json, values};
+use super::inference;
 use super::inference_http as v2;
-use super::state::predict;
-use crate::prediction::PredictRequest;
+use super::state::{predict, predict_one};
+use crate::prediction::{PredictAnswer, PredictRequest, PredictionError, RoutePlan};
 use crate::serving::grpc::request_batch;
-use crate::serving::http::{failure, refuse_body};
+use crate::serving::http::{failed, failure, refuse_body};
 use crate::serving::json::column_from_json;
 use crate::serving::state::ServerState;
-use crate::serving::status::{http_status, kind_of};
 use crate::text_files::UniqueObject;
 use crate::time::EventTimestamp;
 
@@ -34,7 +34,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: Arc<ServerState>) -> Rout
         .route("/predict", post(predict_json))
         .route("/invocations", post(invocations))
         .route("/v2", get(v2::server_metadata))
-        .route("/v2/health/live", get(|| async { StatusCode::OK }))
+        .route("/v2/health/live", get(v2::server_live))
         .route("/v2/health/ready", get(v2::server_ready))
         .route("/v2/models/{name}", get(v2::metadata))
         .route("/v2/models/{name}/ready", get(v2::ready))
@@ -45,16 +45,12 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: Arc<ServerState>) -> Rout
         .with_state(state)
 }
 
-pub(super) fn status_response(status: &Status) -> Response {
-    let code = http_status(kind_of(status.code()));
-    failure(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), status.message())
-}
-
 /// The body of `POST /predict`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PredictBody {
-    route: String,
+    route: Option<String>,
+    routes: Option<Vec<String>>,
     #[serde(default)]
     entities: UniqueObject,
     #[serde(default)]
@@ -71,7 +67,7 @@ async fn predict_json(State(state): State<Arc<ServerState>>, body: Body) -> Resp
     };
     match answer_predict(&state, &body).await {
         Ok(document) => Json(document).into_response(),
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 
@@ -87,13 +83,27 @@ async fn answer_predict(state: &ServerState, body: &[u8]) -> Result<Value, Statu
         columns.push((name.clone(), column_from_json(name, values).map_err(|error| invalid(error.to_string()))?));
     }
     let now = body.now.map(|now| EventTimestamp::parse(&now)).transpose();
+    let (routes, is_one) = match (body.route, body.routes) {
+        (Some(route), None) => (vec![route], true),
+        (None, Some(routes)) if !routes.is_empty() => (routes, false),
+        _ => return Err(invalid("name a `route`, or several in the list `routes`".to_owned())),
+    };
     let request = PredictRequest {
-        route: body.route,
+        routes: routes.clone(),
         columns: request_batch(columns)?,
         prediction_ids: body.prediction_ids,
         now: now.map_err(|error| invalid(format!("`now`: {error}")))?,
     };
-    Ok(to_json(&predict(state, request).await?))
+    if is_one {
+        return Ok(to_json(&predict_one(state, request).await?));
+    }
+    let answers = predict(state, request).await?;
+    let answer = |(route, answer): (String, &PredictAnswer)| {
+        let mut document = to_json(answer);
+        document["route"] = Value::from(route);
+        document
+    };
+    Ok(json!({"answers": routes.into_iter().zip(&answers).map(answer).collect::<Vec<_>>()}))
 }
 
 /// MLflow's scoring call: `{"dataframe_split": …}`, `{"dataframe_records": …}` or `{"inputs": {…}}`, with the route
@@ -110,7 +120,7 @@ async fn invocations(State(state): State<Arc<ServerState>>, headers: HeaderMap, 
     }
     match answer_invocation(&state, &body).await {
         Ok(document) => Json(document).into_response(),
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 
@@ -122,12 +132,17 @@ async fn answer_invocation(state: &ServerState, body: &[u8]) -> Result<Value, St
         Some(route) => route.to_owned(),
         None => only_route(state)?,
     };
+    let plan = inference::plan(state, &route, "").await?;
     let rows = if let Some(split) = document.get("dataframe_split") {
         split_columns(split)
     } else if let Some(records) = document.get("dataframe_records") {
-        record_columns(records)
+        record_columns(records, &plan)
     } else if let Some(inputs) = document.get("inputs").or_else(|| document.get("instances")) {
-        if inputs.is_array() { record_columns(inputs) } else { input_columns(inputs) }
+        match inputs.as_array() {
+            Some(rows) if rows.first().is_some_and(Value::is_array) => matrix_columns(rows, &plan),
+            Some(_) => record_columns(inputs, &plan),
+            None => input_columns(inputs),
+        }
     } else {
         Err("send `dataframe_split`, `dataframe_records`, `inputs` or `instances`".to_owned())
     };
@@ -136,8 +151,9 @@ async fn answer_invocation(state: &ServerState, body: &[u8]) -> Result<Value, St
         let column = column_from_json(&name, &values).map_err(|error| invalid(error.to_string()))?;
         columns.push((name, column));
     }
-    let request = PredictRequest { route, columns: request_batch(columns)?, prediction_ids: Vec::new(), now: None };
-    Ok(json!({"predictions": values(&predict(state, request).await?)}))
+    let columns = request_batch(columns)?;
+    let request = PredictRequest { routes: vec![route], columns, prediction_ids: Vec::new(), now: None };
+    Ok(json!({"predictions": values(&predict_one(state, request).await?)}))
 }
 
 fn only_route(state: &ServerState) -> Result<String, Status> {
@@ -166,7 +182,8 @@ fn split_columns(split: &Value) -> Result<Columns, String> {
     Ok(columns)
 }
 
-fn record_columns(records: &Value) -> Result<Columns, String> {
+/// A column that the route does not have ends it: there may be as many as values.
+fn record_columns(records: &Value, plan: &RoutePlan) -> Result<Columns, String> {
     let records = records.as_array().ok_or("records have to be a list of objects")?;
     let mut columns: Columns = Vec::new();
     for (position, record) in records.iter().enumerate() {
@@ -174,6 +191,9 @@ fn record_columns(records: &Value) -> Result<Columns, String> {
         for (name, value) in record {
             let at = match columns.iter().position(|(known, _)| known == name) {
                 Some(at) => at,
+                None if !plan.has_column(name) => {
+                    return Err(PredictionError::unknown_column(name, plan.columns.iter()).to_string());
+                }
                 None => {
                     columns.push((name.clone(), vec![Value::Null; position]));
                     columns.len() - 1
@@ -182,6 +202,20 @@ fn record_columns(records: &Value) -> Result<Columns, String> {
             columns[at].1.push(value.clone());
         }
         columns.iter_mut().for_each(|(_, values)| values.resize(position + 1, Value::Null));
+    }
+    Ok(columns)
+}
+
+/// Rows of values in the model's order.
+fn matrix_columns(rows: &[Value], plan: &RoutePlan) -> Result<Columns, String> {
+    let width = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
+    let names = inference::matrix_names(plan, width);
+    let names = names.ok_or_else(|| format!("a row has {width} values, and no model of the route takes so many"))?;
+    let mut columns: Columns = names.into_iter().map(|name| (name, Vec::with_capacity(rows.len()))).collect();
+    for (position, row) in rows.iter().enumerate() {
+        let row = row.as_array().filter(|row| row.len() == width);
+        let row = row.ok_or_else(|| format!("row {} has not as many values as the first", position + 1))?;
+        columns.iter_mut().zip(row).for_each(|((_, values), value)| values.push(value.clone()));
     }
     Ok(columns)
 }

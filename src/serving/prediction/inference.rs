@@ -6,14 +6,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
+};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use serde_json::{Value, json};
 use tonic::Status;
 
 use crate::definition::ValueType;
 use crate::model_registry::{InputSource, ModelVersion};
 use crate::model_runtime::InputKind;
-use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, RoutePlan};
+use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, RoutePlan, RowAnswer};
 use crate::serving::grpc::request_batch;
 use crate::serving::state::ServerState;
 use crate::serving::status::to_status;
@@ -38,11 +42,38 @@ pub struct TensorInfo {
     pub shape: Vec<i64>,
 }
 
-/// The prediction as a tensor of FP64.
+/// The prediction as a tensor.
 #[derive(Debug)]
 pub struct Output {
     pub shape: Vec<i64>,
-    pub values: Vec<f64>,
+    pub values: OutputValues,
+}
+
+#[derive(Debug)]
+pub enum OutputValues {
+    Numbers(Vec<f64>),
+    /// Of lookups.
+    Texts(Vec<String>),
+}
+
+impl OutputValues {
+    pub fn datatype(&self) -> &'static str {
+        match self {
+            OutputValues::Numbers(_) => "FP64",
+            OutputValues::Texts(_) => "BYTES",
+        }
+    }
+
+    /// Little-endian numbers, or texts after their lengths.
+    pub fn raw(&self) -> Vec<u8> {
+        match self {
+            OutputValues::Numbers(numbers) => numbers.iter().flat_map(|number| number.to_le_bytes()).collect(),
+            OutputValues::Texts(texts) => {
+                let raw = |text: &String| [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+                texts.iter().flat_map(raw).collect()
+            }
+        }
+    }
 }
 
 /// The name under which a model or a version of it is asked.
@@ -55,8 +86,41 @@ pub fn catalog(state: &ServerState) -> Result<Arc<PredictionCatalog>, Status> {
     catalog.ok_or_else(|| Status::failed_precondition("nothing is applied yet; run `asof apply`"))
 }
 
-pub fn plan(state: &ServerState, name: &str, version: &str) -> Result<Arc<RoutePlan>, Status> {
-    catalog(state)?.route(&route_name(name, version)).map_err(|error| to_status(error.kind(), &error))
+pub async fn plan(state: &ServerState, name: &str, version: &str) -> Result<Arc<RoutePlan>, Status> {
+    let route = route_name(name, version);
+    state.prediction.make_ready(&route).await;
+    catalog(state)?.route(&route).map_err(|error| to_status(error.kind(), &error))
+}
+
+/// Of a model, the versions that answer under its name; a route has none.
+pub fn versions(plan: &RoutePlan, name: &str) -> Vec<String> {
+    let versions = plan.models().map(|model| &model.version).filter(|version| version.model == name);
+    let mut versions: Vec<u64> = versions.map(|version| version.version).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions.iter().map(u64::to_string).collect()
+}
+
+/// The version that answered all rows of a model; empty for routes of other models, and where there were several.
+pub fn answered_version(answer: &PredictAnswer, name: &str) -> String {
+    let mut rows = answer.rows.iter();
+    let Some(first) = rows.next().filter(|first| first.model == name) else { return String::new() };
+    let is_same = |row: &RowAnswer| row.model == first.model && row.version == first.version;
+    if rows.all(is_same) { first.version.to_string() } else { String::new() }
+}
+
+/// # Errors
+/// FAILED_PRECONDITION for a route whose predictions make no tensor: its models answer different numbers of values.
+pub fn check_plan(plan: &RoutePlan) -> Result<(), Status> {
+    let mut widths = plan.answering().filter_map(|model| model.version.prediction_width);
+    let Some(first) = widths.next() else { return Ok(()) };
+    match widths.find(|width| *width != first) {
+        Some(other) => Err(Status::failed_precondition(format!(
+            "models of route `{}` answer {first} and {other} numbers a row, which make no tensor; ask with POST /predict",
+            plan.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// # Errors
@@ -66,6 +130,10 @@ pub fn request(plan: &RoutePlan, route: String, id: String, tensors: Vec<Tensor>
     let mut columns: Vec<(String, ArrayRef)> = Vec::new();
     for Tensor { name, shape, values } in tensors {
         match shape.as_slice() {
+            [rows, 1] if name == MATRIX && takes_matrix(plan) => {
+                let names = matrix_names(plan, 1).unwrap_or_default();
+                columns.extend(matrix_columns(&values, usize::try_from(*rows).unwrap_or(0), names)?);
+            }
             [_] | [_, 1] => columns.push((name, values)),
             [rows, width] if *rows >= 0 && *width > 1 => {
                 let names = matrix_names(plan, *width as usize).ok_or_else(|| {
@@ -79,50 +147,76 @@ pub fn request(plan: &RoutePlan, route: String, id: String, tensors: Vec<Tensor>
         }
     }
     let columns = request_batch(columns)?;
-    let prediction_ids = if id.is_empty() || columns.num_rows() != 1 { Vec::new() } else { vec![id] };
-    Ok(PredictRequest { route, columns, prediction_ids, now: None })
+    let prediction_ids = match columns.num_rows() {
+        _ if id.is_empty() => Vec::new(),
+        1 => vec![id],
+        rows => (1..=rows).map(|row| format!("{id}/{row}")).collect(),
+    };
+    Ok(PredictRequest { routes: vec![route], columns, prediction_ids, now: None })
+}
+
+fn takes_matrix(plan: &RoutePlan) -> bool {
+    plan.models().next().is_some_and(|model| model.version.takes_matrix)
 }
 
 /// The inputs of the model that takes a matrix of this width.
-fn matrix_names(plan: &RoutePlan, width: usize) -> Option<Vec<String>> {
+pub fn matrix_names(plan: &RoutePlan, width: usize) -> Option<Vec<String>> {
     let model = plan.models().find(|model| model.version.inputs.len() == width)?;
     Some(model.version.inputs.iter().map(|input| input.name.clone()).collect())
 }
 
 fn matrix_columns(values: &ArrayRef, rows: usize, names: Vec<String>) -> Result<Vec<(String, ArrayRef)>, Status> {
     let width = names.len();
-    let numbers = arrow::compute::cast(values, &arrow::datatypes::DataType::Float64);
+    // A text that is no number ends it.
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let numbers = cast_with_options(values, &DataType::Float64, &options);
     let numbers = numbers.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&numbers).clone();
+    let numbers = numbers.as_primitive::<Float64Type>();
+    let value = |at: usize| numbers.is_valid(at).then(|| numbers.value(at));
     let column = |position: usize| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values((0..rows).map(|row| numbers.value(row * width + position))))
+        Arc::new((0..rows).map(|row| value(row * width + position)).collect::<Float64Array>())
     };
     Ok(names.into_iter().enumerate().map(|(position, name)| (name, column(position))).collect())
 }
 
+/// A value that a lookup does not have is NaN, or an empty text.
+///
 /// # Errors
-/// Predictions that make no tensor: values of a lookup that are no numbers, rows of different lengths.
+/// Predictions that make no tensor: rows of different lengths, or of neither numbers nor texts.
 pub fn output(answer: &PredictAnswer) -> Result<Output, Status> {
-    let rows = &answer.rows;
-    let unfit = || Status::failed_precondition("the predictions are not numbers in equal rows; ask with POST /predict");
-    if let Some(looked_up) = &answer.looked_up {
-        let numbers = arrow::compute::cast(looked_up, &arrow::datatypes::DataType::Float64).map_err(|_| unfit())?;
-        let numbers = arrow::array::AsArray::as_primitive::<arrow::datatypes::Float64Type>(&numbers).clone();
-        let value = |(position, row): (usize, &crate::prediction::RowAnswer)| match row.prediction.as_slice() {
-            [] => Ok(numbers.iter().nth(position).flatten().unwrap_or(f64::NAN)),
-            [number] => Ok(*number),
-            _ => Err(unfit()),
-        };
-        let values = rows.iter().enumerate().map(value).collect::<Result<Vec<f64>, _>>()?;
-        return Ok(Output { shape: vec![rows.len() as i64], values });
+    let unfit = || Status::failed_precondition("the predictions make no tensor; ask with POST /predict");
+    let rows: Option<Vec<Vec<f64>>> = (0..answer.rows.len()).map(|row| answer.numbers(row)).collect();
+    if let Some(rows) = rows {
+        let (width, values) = even(rows, f64::NAN).ok_or_else(unfit)?;
+        return Ok(Output { shape: shape(answer, width), values: OutputValues::Numbers(values) });
     }
-    let width = rows.first().map_or(1, |row| row.prediction.len());
-    if rows.iter().any(|row| row.prediction.len() != width) {
-        return Err(unfit());
+    let looked_up = answer.looked_up.as_ref().ok_or_else(unfit)?;
+    let texts = |array: &ArrayRef| -> Option<Vec<String>> {
+        Some(array.as_string_opt::<i32>()?.iter().flatten().map(str::to_owned).collect())
+    };
+    let row = |row: usize| match looked_up.as_list_opt::<i32>() {
+        Some(list) if list.is_valid(row) => texts(&list.value(row)),
+        Some(_) => Some(Vec::new()),
+        None => texts(&looked_up.slice(row, 1)),
+    };
+    let rows: Vec<Vec<String>> = (0..answer.rows.len()).map(row).collect::<Option<_>>().ok_or_else(unfit)?;
+    let (width, values) = even(rows, String::new()).ok_or_else(unfit)?;
+    Ok(Output { shape: shape(answer, width), values: OutputValues::Texts(values) })
+}
+
+fn shape(answer: &PredictAnswer, width: usize) -> Vec<i64> {
+    let rows = answer.rows.len() as i64;
+    if width == 1 { vec![rows] } else { vec![rows, width as i64] }
+}
+
+/// The values of rows of one width, one after the other; an empty row is filled. None: their widths differ.
+fn even<T: Clone>(rows: Vec<Vec<T>>, missing: T) -> Option<(usize, Vec<T>)> {
+    let width = rows.iter().map(Vec::len).max().unwrap_or(1).max(1);
+    if rows.iter().any(|row| !row.is_empty() && row.len() != width) {
+        return None;
     }
-    let values = rows.iter().flat_map(|row| row.prediction.iter().copied()).collect();
-    let shape = if width == 1 { vec![rows.len() as i64] } else { vec![rows.len() as i64, width as i64] };
-    Ok(Output { shape, values })
+    let filled = |row: Vec<T>| if row.is_empty() { vec![missing.clone(); width] } else { row };
+    Some((width, rows.into_iter().flat_map(filled).collect()))
 }
 
 /// The tensors of a route: those of its models' inputs and join keys, and the prediction.
@@ -155,9 +249,18 @@ pub fn tensors(plan: &RoutePlan) -> (Vec<TensorInfo>, Vec<TensorInfo>) {
             }
         }
     }
-    let width = models.first().and_then(|version| version.prediction_width);
-    let shape = if width.is_none_or(|width| width == 1) { vec![-1] } else { vec![-1, width.map_or(-1, |w| w as i64)] };
-    (inputs, vec![TensorInfo { name: OUTPUT.to_owned(), datatype: "FP64", shape }])
+    let width = plan.answering().next().and_then(|model| model.version.prediction_width);
+    let mut shape = vec![-1];
+    shape.extend(width.filter(|width| *width != 1).map(|width| width as i64));
+    let looked_up = plan.reads.iter().filter(|_| plan.lookup.is_some()).flat_map(|read| &read.resolved.outputs).next();
+    let datatype = match looked_up.map(|output| &output.field.value_type) {
+        Some(value_type) if !value_type.is_prediction() => "BYTES",
+        _ => "FP64",
+    };
+    if looked_up.is_some_and(|output| !output.field.value_type.is_scalar()) {
+        shape = vec![-1, -1];
+    }
+    (inputs, vec![TensorInfo { name: OUTPUT.to_owned(), datatype, shape }])
 }
 
 fn datatype(value_type: &ValueType) -> &'static str {
@@ -169,6 +272,46 @@ fn datatype(value_type: &ValueType) -> &'static str {
         ValueType::Float64 => "FP64",
         _ => "BYTES",
     }
+}
+
+/// # Errors
+/// Values that the datatype does not have.
+pub fn check_datatype(name: &str, datatype: &str, values: &ArrayRef) -> Result<(), Status> {
+    let range = match datatype {
+        "INT8" => Some((i64::from(i8::MIN), i64::from(i8::MAX))),
+        "INT16" => Some((i64::from(i16::MIN), i64::from(i16::MAX))),
+        "INT32" => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
+        "INT64" => Some((i64::MIN, i64::MAX)),
+        "UINT8" => Some((0, i64::from(u8::MAX))),
+        "UINT16" => Some((0, i64::from(u16::MAX))),
+        "UINT32" => Some((0, i64::from(u32::MAX))),
+        "BOOL" | "UINT64" | "FP32" | "FP64" | "BYTES" => None,
+        other => {
+            return Err(Status::invalid_argument(format!(
+                "tensor `{name}` has the datatype {other}, which is not read"
+            )));
+        }
+    };
+    let kind = values.data_type();
+    let is_kind = match datatype {
+        "BOOL" => *kind == DataType::Boolean,
+        "BYTES" => matches!(kind, DataType::Utf8 | DataType::Binary),
+        "FP32" | "FP64" => kind.is_numeric(),
+        _ => kind.is_integer(),
+    };
+    let is_within = |(low, high): (i64, i64)| {
+        let integers = cast(values, &DataType::Int64).ok();
+        integers.is_some_and(|integers| {
+            let integers = integers.as_primitive::<Int64Type>();
+            integers.null_count() == values.null_count() && integers.iter().flatten().all(|v| low <= v && v <= high)
+        })
+    };
+    let is_unsigned =
+        datatype != "UINT64" || cast(values, &DataType::UInt64).is_ok_and(|v| v.null_count() == values.null_count());
+    if *kind == DataType::Null || (is_kind && range.is_none_or(is_within) && is_unsigned) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("tensor `{name}` of {datatype} has values that are none")))
 }
 
 /// Values of a tensor as bytes: little-endian numbers, texts after their lengths of four bytes.
@@ -195,7 +338,7 @@ pub fn decode_raw(name: &str, datatype: &str, shape: &[i64], bytes: &[u8]) -> Re
         "UINT8" => ints(numbers(bytes, count, |b| i64::from(u8::from_le_bytes(b)))),
         "UINT16" => ints(numbers(bytes, count, |b| i64::from(u16::from_le_bytes(b)))),
         "UINT32" => ints(numbers(bytes, count, |b| i64::from(u32::from_le_bytes(b)))),
-        "UINT64" => ints(numbers(bytes, count, |b| u64::from_le_bytes(b) as i64)),
+        "UINT64" => numbers(bytes, count, u64::from_le_bytes).map(|v| Arc::new(UInt64Array::from(v)) as ArrayRef),
         "FP32" => reals(numbers(bytes, count, |b| f64::from(f32::from_le_bytes(b)))),
         "FP64" => reals(numbers(bytes, count, f64::from_le_bytes)),
         "BYTES" => decode_texts(bytes, count),

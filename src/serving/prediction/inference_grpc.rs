@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, UInt64Array};
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::inference::{
-    self, OUTPUT, PLATFORM, Tensor, TensorInfo, decode_raw, elements, plan, route_name, text_array,
+    self, OUTPUT, Output, OutputValues, PLATFORM, Tensor, TensorInfo, answered_version, check_datatype, check_plan,
+    decode_raw, elements, plan, route_name, text_array, versions,
 };
 use super::inference_pb::grpc_inference_service_server::GrpcInferenceService;
 use super::inference_pb::model_infer_request::InferInputTensor;
@@ -18,7 +19,7 @@ use super::inference_pb::{
     ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
     ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
 };
-use super::state::predict;
+use super::state::predict_one;
 use crate::serving::state::ServerState;
 
 #[derive(Debug, Clone)]
@@ -38,7 +39,7 @@ impl GrpcInferenceService for InferenceGrpc {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        Ok(Response::new(ModelReadyResponse { ready: plan(&self.state, &name, &version).is_ok() }))
+        Ok(Response::new(ModelReadyResponse { ready: plan(&self.state, &name, &version).await.is_ok() }))
     }
 
     async fn server_metadata(
@@ -57,18 +58,16 @@ impl GrpcInferenceService for InferenceGrpc {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
-        let plan = plan(&self.state, &name, &version)?;
+        let plan = plan(&self.state, &name, &version).await?;
         let (inputs, outputs) = inference::tensors(&plan);
         let info = |info: TensorInfo| TensorMetadata {
             name: info.name,
             datatype: info.datatype.to_owned(),
             shape: info.shape,
         };
-        let mut versions: Vec<String> = plan.models().map(|model| model.version.version.to_string()).collect();
-        versions.dedup();
         Ok(Response::new(ModelMetadataResponse {
+            versions: versions(&plan, &name),
             name,
-            versions,
             platform: PLATFORM.to_owned(),
             inputs: inputs.into_iter().map(info).collect(),
             outputs: outputs.into_iter().map(info).collect(),
@@ -77,7 +76,8 @@ impl GrpcInferenceService for InferenceGrpc {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let request = request.into_inner();
-        let plan = plan(&self.state, &request.model_name, &request.model_version)?;
+        let plan = plan(&self.state, &request.model_name, &request.model_version).await?;
+        check_plan(&plan)?;
         check_outputs(request.outputs.iter().map(|output| output.name.as_str()))?;
         let is_raw = !request.raw_input_contents.is_empty();
         if is_raw && request.raw_input_contents.len() != request.inputs.len() {
@@ -89,25 +89,28 @@ impl GrpcInferenceService for InferenceGrpc {
             tensors.push(tensor(input, request.raw_input_contents.get(position))?);
         }
         let route = route_name(&request.model_name, &request.model_version);
-        let asked = inference::request(&plan, route, request.id, tensors)?;
-        let answer = predict(&self.state, asked).await?;
+        let asked = inference::request(&plan, route, request.id.clone(), tensors)?;
+        let answer = predict_one(&self.state, asked).await?;
         let output = inference::output(&answer)?;
-        let (contents, raw) = match is_raw {
-            true => (None, vec![output.values.iter().flat_map(|value| value.to_le_bytes()).collect::<Bytes>()]),
-            false => (Some(InferTensorContents { fp64_contents: output.values, ..Default::default() }), Vec::new()),
+        let Output { shape, values } = output;
+        let (datatype, mut raw) = (values.datatype().to_owned(), Vec::new());
+        let contents = match values {
+            values if is_raw => {
+                raw.push(Bytes::from(values.raw()));
+                None
+            }
+            OutputValues::Numbers(fp64_contents) => Some(InferTensorContents { fp64_contents, ..Default::default() }),
+            OutputValues::Texts(texts) => {
+                let bytes_contents = texts.into_iter().map(Bytes::from).collect();
+                Some(InferTensorContents { bytes_contents, ..Default::default() })
+            }
         };
-        let output = InferOutputTensor {
-            name: OUTPUT.to_owned(),
-            datatype: "FP64".to_owned(),
-            shape: output.shape,
-            parameters: Default::default(),
-            contents,
-        };
-        let first = answer.rows.first();
+        let parameters = Default::default();
+        let output = InferOutputTensor { name: OUTPUT.to_owned(), datatype, shape, parameters, contents };
         Ok(Response::new(ModelInferResponse {
+            model_version: answered_version(&answer, &request.model_name),
             model_name: request.model_name,
-            model_version: first.map_or_else(String::new, |row| row.version.to_string()),
-            id: first.map_or_else(String::new, |row| row.prediction_id.clone()),
+            id: request.id,
             parameters: Default::default(),
             outputs: vec![output],
             raw_output_contents: raw,
@@ -146,13 +149,14 @@ fn contents_array(
         "INT8" | "INT16" | "INT32" => ints(contents.int_contents.into_iter().map(i64::from).collect()),
         "INT64" => ints(contents.int64_contents),
         "UINT8" | "UINT16" | "UINT32" => ints(contents.uint_contents.into_iter().map(i64::from).collect()),
-        "UINT64" => ints(contents.uint64_contents.into_iter().map(|value| value as i64).collect()),
+        "UINT64" => Arc::new(UInt64Array::from(contents.uint64_contents)),
         "FP32" => Arc::new(contents.fp32_contents.into_iter().map(|v| Some(f64::from(v))).collect::<Float64Array>()),
         "FP64" => Arc::new(Float64Array::from(contents.fp64_contents)),
         "BYTES" => text_array(contents.bytes_contents.iter().map(AsRef::as_ref).collect()),
         other => return Err(Status::invalid_argument(format!("tensor `{name}` has the datatype {other}"))),
     };
     let count = elements(name, shape)?;
+    check_datatype(name, datatype, &array)?;
     match array.len() == count {
         true => Ok(array),
         false => Err(Status::invalid_argument(format!("tensor `{name}` has {} values of {count}", array.len()))),

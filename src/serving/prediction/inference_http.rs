@@ -11,12 +11,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::http::status_response;
-use super::inference::{self, OUTPUT, Output, PLATFORM, Tensor, decode_raw, elements, info_json, plan, route_name};
+use super::inference::{
+    self, OUTPUT, Output, OutputValues, PLATFORM, Tensor, answered_version, check_datatype, check_plan, decode_raw,
+    elements, info_json, plan, route_name,
+};
 use super::inference_grpc::check_outputs;
-use super::state::predict;
+use super::state::predict_one;
 use crate::prediction::PredictAnswer;
-use crate::serving::http::refuse_body;
+use crate::serving::http::{failed, refuse_body};
 use crate::serving::json::column_from_json;
 use crate::serving::state::ServerState;
 
@@ -31,9 +33,14 @@ pub async fn server_metadata() -> Response {
     Json(json!({"name": PLATFORM, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions})).into_response()
 }
 
-pub async fn server_ready(State(state): AppState) -> StatusCode {
+pub async fn server_live() -> Response {
+    Json(json!({"live": true})).into_response()
+}
+
+pub async fn server_ready(State(state): AppState) -> Response {
     let is_ready = state.prediction.service.catalog().is_some();
-    if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ready": is_ready}))).into_response()
 }
 
 pub async fn ready(state: AppState, Path(name): Path<String>) -> Response {
@@ -41,9 +48,9 @@ pub async fn ready(state: AppState, Path(name): Path<String>) -> Response {
 }
 
 pub async fn ready_of_version(State(state): AppState, Path((name, version)): Path<(String, String)>) -> Response {
-    match plan(&state, &name, &version) {
-        Ok(_) => StatusCode::OK.into_response(),
-        Err(status) => status_response(&status),
+    match plan(&state, &name, &version).await {
+        Ok(_) => Json(json!({"name": name, "ready": true})).into_response(),
+        Err(status) => failed(&status),
     }
 }
 
@@ -52,16 +59,14 @@ pub async fn metadata(state: AppState, Path(name): Path<String>) -> Response {
 }
 
 pub async fn metadata_of_version(State(state): AppState, Path((name, version)): Path<(String, String)>) -> Response {
-    let plan = match plan(&state, &name, &version) {
+    let plan = match plan(&state, &name, &version).await {
         Ok(plan) => plan,
-        Err(status) => return status_response(&status),
+        Err(status) => return failed(&status),
     };
     let (inputs, outputs) = inference::tensors(&plan);
-    let mut versions: Vec<String> = plan.models().map(|model| model.version.version.to_string()).collect();
-    versions.dedup();
     Json(json!({
         "name": name,
-        "versions": versions,
+        "versions": inference::versions(&plan, &name),
         "platform": PLATFORM,
         "inputs": info_json(&inputs),
         "outputs": info_json(&outputs),
@@ -85,7 +90,7 @@ pub async fn infer_version(
     };
     match answer(&state, &name, &version, &headers, &body).await {
         Ok(response) => response,
-        Err(status) => status_response(&status),
+        Err(status) => failed(&status),
     }
 }
 
@@ -106,7 +111,8 @@ async fn answer(
     };
     let document: Value =
         serde_json::from_slice(head).map_err(|error| invalid(format!("the body is not a request: {error}")))?;
-    let plan = plan(state, name, version)?;
+    let plan = plan(state, name, version).await?;
+    check_plan(&plan)?;
     let inputs =
         document.get("inputs").and_then(Value::as_array).ok_or_else(|| invalid("there are no `inputs`".to_owned()))?;
     let mut binary = binary;
@@ -114,13 +120,13 @@ async fn answer(
     let outputs = document.get("outputs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     check_outputs(outputs.iter().filter_map(|output| output.get("name")?.as_str()))?;
     let id = document.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let asked = inference::request(&plan, route_name(name, version), id, tensors)?;
-    let answer = predict(state, asked).await?;
+    let asked = inference::request(&plan, route_name(name, version), id.clone(), tensors)?;
+    let answer = predict_one(state, asked).await?;
     let output = inference::output(&answer)?;
     let parameter = |value: &Value, key: &str| value.get("parameters").and_then(|of| of.get(key)?.as_bool());
     let is_binary = outputs.first().and_then(|output| parameter(output, "binary_data"));
     let is_binary = is_binary.or_else(|| parameter(&document, "binary_data_output")).unwrap_or(false);
-    Ok(response(name, &answer, output, is_binary))
+    Ok(response(name, id, &answer, &output, is_binary))
 }
 
 fn tensor(input: &Value, binary: &mut &[u8]) -> Result<Tensor, Status> {
@@ -148,6 +154,7 @@ fn tensor(input: &Value, binary: &mut &[u8]) -> Result<Tensor, Status> {
         return Err(invalid(format!("tensor `{name}` has {} values of {count}", flat.len())));
     }
     let values = column_from_json(&name, &flat).map_err(|error| invalid(error.to_string()))?;
+    check_datatype(&name, datatype, &values)?;
     Ok(Tensor { name, shape, values })
 }
 
@@ -161,20 +168,22 @@ fn flatten(values: &[Value], flat: &mut Vec<Value>) {
     }
 }
 
-fn response(name: &str, answer: &PredictAnswer, output: Output, is_binary: bool) -> Response {
-    let first = answer.rows.first();
-    let bytes: Vec<u8> = output.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let mut tensor = json!({"name": OUTPUT, "datatype": "FP64", "shape": output.shape});
-    match is_binary {
-        true => tensor["parameters"] = json!({"binary_data_size": bytes.len()}),
-        false => tensor["data"] = json!(output.values),
+fn response(name: &str, id: String, answer: &PredictAnswer, output: &Output, is_binary: bool) -> Response {
+    let bytes = if is_binary { output.values.raw() } else { Vec::new() };
+    let mut tensor = json!({"name": OUTPUT, "datatype": output.values.datatype(), "shape": output.shape});
+    match &output.values {
+        _ if is_binary => tensor["parameters"] = json!({"binary_data_size": bytes.len()}),
+        OutputValues::Numbers(numbers) => tensor["data"] = json!(numbers),
+        OutputValues::Texts(texts) => tensor["data"] = json!(texts),
     }
-    let document = json!({
+    let mut document = json!({
         "model_name": name,
-        "model_version": first.map_or_else(String::new, |row| row.version.to_string()),
-        "id": first.map_or_else(String::new, |row| row.prediction_id.clone()),
+        "model_version": answered_version(answer, name),
         "outputs": [tensor],
     });
+    if !id.is_empty() {
+        document["id"] = Value::from(id);
+    }
     if !is_binary {
         return Json(document).into_response();
     }

@@ -16,6 +16,7 @@ pub mod inference_pb {
     tonic::include_proto!("inference");
 }
 
+pub use inference::MATRIX;
 pub use models::{model_document, registration};
 pub use state::PredictionState;
 

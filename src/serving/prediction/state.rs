@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use tonic::Status;
 
-use crate::model_registry::{ModelRegistry, ModelRegistryError};
+use crate::model_registry::{ModelReference, ModelRegistry, ModelRegistryError, Models};
 use crate::offline_store::OfflineStore;
-use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, PredictionLogger, PredictionService};
+use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, PredictionLogger, PredictionService, Scope};
 use crate::retrieval::{Catalog, OnlineRetrieval};
 use crate::serving::state::ServerState;
 use crate::serving::status::to_status;
@@ -21,7 +21,8 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 pub struct PredictionState {
     pub service: PredictionService,
     pub models: ModelRegistry,
-    follow_lock: tokio::sync::Mutex<()>,
+    /// Held while another catalog is made; the versions that were asked by their numbers alone.
+    also: tokio::sync::Mutex<Vec<ModelReference>>,
 }
 
 impl PredictionState {
@@ -34,11 +35,10 @@ impl PredictionState {
         online: OnlineRetrieval,
         offline_store: OfflineStore,
         spool: &Path,
-        workers: &tokio::runtime::Handle,
     ) -> std::io::Result<Self> {
-        let logger = PredictionLogger::open(spool, offline_store, workers)?;
+        let logger = PredictionLogger::open(spool, offline_store)?;
         let service = PredictionService::new(online, Some(logger));
-        Ok(PredictionState { service, models, follow_lock: tokio::sync::Mutex::new(()) })
+        Ok(PredictionState { service, models, also: tokio::sync::Mutex::default() })
     }
 
     /// Takes over the newest models and definitions. Gives whether they are new.
@@ -47,15 +47,39 @@ impl PredictionState {
     /// A registry of models that cannot be read; what is in use stays.
     pub async fn follow_once(&self, features: Option<Arc<Catalog>>) -> Result<bool, ModelRegistryError> {
         let Some(features) = features else { return Ok(false) };
-        let _alone = self.follow_lock.lock().await;
+        let also = self.also.lock().await;
         let models = self.models.models().await?;
         let known = self.service.catalog();
         if known.as_ref().is_some_and(|known| known.is_of(&features, &models)) {
             return Ok(false);
         }
-        let catalog = PredictionCatalog::build(features, models, &self.models, known.as_deref()).await;
-        self.service.use_catalog(Arc::new(catalog));
+        self.build(features, models, &also).await;
         Ok(true)
+    }
+
+    /// Makes a version ready that a caller names by its number, and that nobody else needs.
+    pub async fn make_ready(&self, route: &str) {
+        let is_known = |catalog: &PredictionCatalog| !route.contains('@') || catalog.not_loaded(route).is_none();
+        if self.service.catalog().is_none_or(|catalog| is_known(&catalog)) {
+            return;
+        }
+        let mut also = self.also.lock().await;
+        let Some(catalog) = self.service.catalog() else { return };
+        if let Some(reference) = catalog.not_loaded(route) {
+            also.push(reference);
+            self.build(Arc::clone(&catalog.features), Arc::clone(&catalog.models), &also).await;
+        }
+    }
+
+    async fn build(&self, features: Arc<Catalog>, models: Arc<Models>, also: &[ModelReference]) {
+        let known = self.service.catalog();
+        let catalog =
+            PredictionCatalog::build(features, models, &self.models, known.as_deref(), Scope::Served(also)).await;
+        let told = known.map(|known| known.problems()).unwrap_or_default();
+        for problem in catalog.problems().iter().filter(|problem| !told.contains(problem)) {
+            tracing::warn!(route = problem.route, problem = problem.problem, "a route, or a shadow, cannot be asked");
+        }
+        self.service.use_catalog(Arc::new(catalog));
     }
 
     /// Brings every answered prediction into the table, and ends.
@@ -99,8 +123,8 @@ pub(crate) async fn follow(state: Arc<ServerState>) {
     }
 }
 
-/// Answers a request that came over any protocol.
-pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Result<PredictAnswer, Status> {
+/// Answers a request that came over any protocol, once a route.
+pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Result<Vec<PredictAnswer>, Status> {
     if request.now.is_some() && !state.allow_request_time {
         let message = "`now` is refused: the server was not started with --allow-request-time";
         return Err(Status::invalid_argument(message));
@@ -108,7 +132,18 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
     let (limit, rows) = (state.settings.server.limits.request_rows, request.columns.num_rows());
     if rows > limit {
         let message = format!("the request has {rows} rows, and the server takes {limit} at once; send fewer");
-        return Err(Status::resource_exhausted(message));
+        return Err(Status::invalid_argument(message));
     }
+    for route in &request.routes {
+        state.prediction.make_ready(route).await;
+    }
+    // Behind those who came before; it then waits for its log, which keeps nobody from a turn.
+    state.turns.run(|| ()).await?;
     state.prediction.service.predict(request).await.map_err(|error| to_status(error.kind(), &error))
+}
+
+/// As [`predict`], of a request to one route.
+pub(super) async fn predict_one(state: &ServerState, request: PredictRequest) -> Result<PredictAnswer, Status> {
+    let answered = predict(state, request).await?.pop();
+    answered.ok_or_else(|| Status::invalid_argument("the request names no route"))
 }
