@@ -87,6 +87,12 @@ fn a_topic_is_read_once_through_kills() {
         }
     }
     let server = TestServer::start(folder, &["--allow-request-time"]);
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        let compressing: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", &brokers).set("compression.type", codec).create().unwrap();
+        produce(&compressing, next..next + 50);
+        next += 50;
+    }
     produce(&producer, next..900);
     // Twice the same event is one, and what is none is told.
     produce(&producer, 880..900);
