@@ -42,11 +42,10 @@ pub fn broken_models(models: &Models, plan: &Plan) -> Vec<BrokenModel> {
 
 /// The first route that names a model by an alias, or by the digits of a version.
 pub(super) fn route_that_names(definitions: &Definitions, model: &str, pointer: &str) -> Option<String> {
-    let names = |text: &&str| {
-        text.parse::<ModelReference>().is_ok_and(|named| named.model == model && named.pointer == pointer)
-    };
+    let names =
+        |text: &str| text.parse::<ModelReference>().is_ok_and(|named| named.model == model && named.pointer == pointer);
     let mut routes = definitions.prediction_routes.iter();
-    let found = routes.find(|route| route.models().iter().any(|text| names(&text)));
+    let found = routes.find(|route| route.models().iter().any(|text| names(text)));
     found.map(|route| route.name.as_str().to_owned())
 }
 

@@ -158,10 +158,8 @@ impl Planner<'_> {
         models
             .extend(experiment.iter().flat_map(|experiment| &experiment.variants).map(|(_, model)| Arc::clone(model)));
         let mut reads = lookup.iter().map(|reference| self.read_lookup(reference)).collect::<Result<Vec<_>, _>>()?;
-        let looked_up = reads.iter().flat_map(|read| &read.resolved.outputs);
-        if let Some(output) =
-            looked_up.filter(|output| !steps.is_empty() && !output.field.value_type.is_prediction()).next()
-        {
+        let mut looked_up = reads.iter().flat_map(|read| &read.resolved.outputs);
+        if let Some(output) = looked_up.find(|output| !steps.is_empty() && !output.field.value_type.is_prediction()) {
             let (lookup, value_type) = (output.name.clone(), output.field.value_type.clone());
             return Err(PredictionError::Fallback { lookup, value_type });
         }

@@ -27,7 +27,7 @@ impl Waiting {
 
     /// As [`Self::is_over`], looked at for a few rows of many.
     pub fn is_over_at(&self, row: usize) -> bool {
-        row % ROWS_BETWEEN_LOOKS == 0 && self.is_over()
+        row.is_multiple_of(ROWS_BETWEEN_LOOKS) && self.is_over()
     }
 }
 

@@ -41,7 +41,7 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::FlushStreamsRequest>,
     ) -> Result<Response<pb::FlushStreamsResponse>, Status> {
-        let sources: Vec<SourceName> = request.into_inner().sources.iter().map(|name| SourceName::new(name)).collect();
+        let sources: Vec<SourceName> = request.into_inner().sources.iter().map(SourceName::new).collect();
         self.state.flush_streams(&sources).await.map_err(|error| to_status(error.kind(), &error))?;
         Ok(Response::new(pb::FlushStreamsResponse {}))
     }

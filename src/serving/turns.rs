@@ -283,7 +283,7 @@ mod tests {
         let turns = Arc::new(Turns::of(1, Duration::from_secs(60)));
         let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
         let failing = Arc::clone(&turns);
-        let failing = tokio::spawn(async move { failing.run(|| panic!("as it is meant to")).await.map(|()| ()) });
+        let failing = tokio::spawn(async move { failing.run(|| panic!("as it is meant to")).await });
         tokio::task::yield_now().await;
         drop(taken);
         assert_eq!(failing.await.unwrap().unwrap_err().code(), tonic::Code::Internal);
