@@ -2,8 +2,8 @@
 
     python benches/overload.py --asof COMMAND [--seconds S] [--rows N]
 
-The load comes at fixed rates over several connections, from the same machine: requests are large, so that what callers do
-and what refusing costs leave the server its part of the cores. Goodput is answered requests a second; the
+The server has the first half of the machine's cores, and the load, which comes at fixed rates over several connections, the
+other half: what callers do is not what is measured. `--shared` lets both have all of them. Goodput is answered requests a second; the
 p99 that counts is that of answered requests, from when they were due. What is refused has to be refused soon enough that
 neither suffers, memory must not grow, and once the load is gone everything is as before.
 """
@@ -32,13 +32,18 @@ def main() -> None:
     parser.add_argument("--asof", required=True, type=os.path.abspath, help="the command to measure")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rows", type=int, default=1000, help="entities of each request")
+    parser.add_argument("--shared", action="store_true", help="callers on the server's own cores")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="asof-bench-"))
     try:
         write_project(folder, 20_000)
         document(folder, arguments.asof, "apply", "--yes")
         document(folder, arguments.asof, "materialize")
+        cores = sorted(os.sched_getaffinity(0))
+        halves = [cores, cores] if arguments.shared else [cores[: len(cores) // 2], cores[len(cores) // 2 :]]
+        os.sched_setaffinity(0, halves[0])
         process, address = start(folder, arguments.asof, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+        os.sched_setaffinity(0, halves[1])
 
         def load(*options: str) -> dict[str, Any]:
             command = [arguments.asof, "bench-serve", "--service", "model", "--server", address["grpc"]]

@@ -131,7 +131,11 @@ pub fn main() -> ExitCode {
     }
     start_tracing();
     let output = Output::new(arguments.output);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .on_thread_park(crate::serving::before_sleep)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }),
     };

@@ -8,7 +8,7 @@ use super::binding::InputSource;
 use super::event::ModelVersion;
 use super::models::{ModelReference, Models};
 use crate::definition::{Definitions, ValueType};
-use crate::registry::{Action, Change, DefinitionKind, Plan, service_signature};
+use crate::registry::{Action, Affects, Change, DefinitionKind, Plan, service_signature};
 
 /// A live model, and why it cannot go on after a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -88,29 +88,16 @@ fn changed_views(plan: &Plan, version: &ModelVersion) -> Vec<String> {
         })
     };
     let is_view = |kind| matches!(kind, DefinitionKind::FeatureView | DefinitionKind::OnDemandFeatureView);
-    let is_other = |detail: &&String| !is_additive(detail);
-    let changed = plan.changes.iter().filter(|change| {
-        let changes_values = match change.cost {
-            Some(_) => change.details.iter().any(|detail| is_other(&detail)),
-            None => change.details.iter().any(|detail| changes_answers(detail)),
-        };
-        change.action == Action::Changed && is_view(change.kind) && changes_values && reads(&change.name)
-    });
+    let changed = plan
+        .changes
+        .iter()
+        .filter(|change| change.action == Action::Changed && is_view(change.kind) && reads(&change.name));
+    // A column that comes or goes leaves the others as they are; those that the model reads are looked at one by one.
     let told = |change: &Change| {
-        let details: Vec<&str> = change.details.iter().filter(is_other).map(String::as_str).collect();
-        format!("`{}` is computed differently: {}", change.name, details.join(", "))
+        let of_values = change.details.iter().filter(|detail| detail.affects == Affects::Values);
+        let details: Vec<&str> = of_values.map(|detail| detail.text.as_str()).collect();
+        let is_told = !details.is_empty();
+        is_told.then(|| format!("`{}` is computed differently: {}", change.name, details.join(", ")))
     };
-    changed.map(told).collect()
-}
-
-/// Whether a difference leaves the values of all other features as they are. Those that the model reads are looked at
-/// one by one.
-fn is_additive(detail: &str) -> bool {
-    let is_of_feature = ["feature `", "column of events `"].iter().any(|start| detail.starts_with(start));
-    is_of_feature && (detail.contains("` added: ") || detail.contains("` removed: "))
-}
-
-/// Whether a difference without cost still changes what is answered.
-fn changes_answers(detail: &str) -> bool {
-    ["ttl:", "expression of", "features_from:", "request value"].iter().any(|start| detail.starts_with(start))
+    changed.filter_map(told).collect()
 }

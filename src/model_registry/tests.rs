@@ -168,4 +168,6 @@ async fn changes_that_break_a_live_model_name_it() {
     assert!(reasons("name: profile, entities", "name: profile, ttl: 1h, entities").contains("ttl: no limit -> 1h"));
     assert_eq!(reasons("name: other, entities", "name: other, ttl: 1h, entities"), "");
     assert_eq!(reasons("name: profile, entities", "name: profile, owner: me, entities"), "");
+    let grown = "entities: [shop], owner: me, source: visits, features: [{name: new, type: int64}, {name: a,";
+    assert_eq!(reasons("entities: [shop], source: visits, features: [{name: a,", grown), "");
 }

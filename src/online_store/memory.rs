@@ -150,12 +150,12 @@ impl OnlineStore for MemoryOnlineStore {
 
     fn write_stream(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
         let mut state = self.state_mut();
-        for (key, value) in &changes.merges {
+        for (key, value) in changes.merges.iter() {
             let stored = state.timeline.get(key).map(Vec::as_slice);
-            let merged = merge_rows(stored.into_iter().chain([value.as_slice()])).ok_or(DecodeError::Tile)?;
-            state.timeline.insert(key.clone(), merged);
+            let merged = merge_rows(stored.into_iter().chain([value])).ok_or(DecodeError::Tile)?;
+            state.timeline.insert(key.to_vec(), merged);
         }
-        state.timeline.extend(changes.puts.iter().cloned());
+        state.timeline.extend(changes.puts.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
         state.event_ids.extend(changes.event_ids.iter().cloned());
         state.event_ids.retain(|id, _| !changes.forgotten_ids.contains(id));
         state.notes.extend(changes.notes.iter().cloned());

@@ -33,7 +33,7 @@ pub use key::{EncodedKeys, KeyEncoder, KeyPart, VERSION_SUFFIX_LEN, ViewId, seek
 pub use memory::MemoryOnlineStore;
 pub use row_cache::RowCache;
 pub use snapshot::{Snapshot, SnapshotError, checkpoint_path};
-pub use stream::{EventId, StreamChanges, Together, decode_rows, encode_rows};
+pub use stream::{EventId, KeyValues, StreamChanges, Together, decode_rows, encode_rows};
 pub use tiles::{Segment, TileLayout, TilePart, aggregate_of, append_event, events_of, segments, tile_start};
 pub use value::{DecodePlan, RowDecoder, RowEncoder, SchemaVersion, ValueEncoder};
 

@@ -47,13 +47,48 @@ pub enum Together {
 /// The id of an event as the store keeps it, and when the event came in, in microseconds.
 pub type EventId = (Box<[u8]>, i64);
 
+/// Keys with a value each, in one piece of memory: streams bring many, and short ones.
+#[derive(Debug, Default)]
+pub struct KeyValues {
+    bytes: Vec<u8>,
+    /// Where each key ends, and its value after it.
+    ends: Vec<(usize, usize)>,
+}
+
+impl KeyValues {
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Adds a key with what `append_value` appends to the bytes that it is given.
+    pub fn push(&mut self, key: &[u8], append_value: impl FnOnce(&mut Vec<u8>)) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        append_value(&mut self.bytes);
+        self.ends.push((key_end, self.bytes.len()));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+        let mut start = 0;
+        self.ends.iter().map(move |&(key_end, end)| {
+            let key = &self.bytes[start..key_end];
+            start = end;
+            (key, &self.bytes[key_end..end])
+        })
+    }
+}
+
 /// Changes that become visible, and durable, together.
 #[derive(Debug, Default)]
 pub struct StreamChanges {
     /// Rows by key, in the form of [`encode_rows`].
-    pub merges: Vec<(Vec<u8>, Vec<u8>)>,
+    pub merges: KeyValues,
     /// Tiles by key.
-    pub puts: Vec<(Vec<u8>, Vec<u8>)>,
+    pub puts: KeyValues,
     /// Ids of events by key, and when they came in, in microseconds.
     pub event_ids: Vec<(Vec<u8>, i64)>,
     /// Ids whose time has passed.

@@ -10,7 +10,7 @@ use super::catalog::{LoadedModel, PredictionCatalog};
 use super::error::PredictionError;
 use super::hash::share;
 use super::inputs::{BoundRows, bind_rows};
-use super::log::{PredictionLogger, Role};
+use super::log::{LogRecord, PredictionLogger, Role};
 use super::plan::{PlannedStep, Read, RoutePlan};
 use super::record::{RecordHead, lookup_record, record};
 use super::request::{PredictAnswer, PredictRequest, RowAnswer};
@@ -22,9 +22,6 @@ use crate::model_runtime::Predictions;
 use crate::retrieval::{OnlineRetrieval, RequestColumns, RetrievalError, Waiting};
 use crate::time::EventTimestamp;
 use crate::trace;
-
-/// Up to here a request is answered on the thread that received it: handing others over would take longer.
-const INLINE_ROWS_MAX: usize = 256;
 
 /// Answers from one online store; the catalog is replaced whole.
 #[derive(Debug)]
@@ -44,6 +41,17 @@ pub struct Evaluation {
     pub rows: Vec<usize>,
     pub bound: BoundRows,
     pub predictions: Predictions,
+}
+
+/// A request that is answered, and not remembered yet.
+#[derive(Debug)]
+pub struct Answered {
+    catalog: Arc<PredictionCatalog>,
+    plans: Vec<Arc<RoutePlan>>,
+    request: PredictRequest,
+    now: EventTimestamp,
+    evaluated: Vec<Evaluated>,
+    records: Vec<LogRecord>,
 }
 
 /// What all rows of a request were answered, and how.
@@ -75,30 +83,42 @@ impl PredictionService {
         self.logger.as_ref()
     }
 
-    /// Answers each row of a request, once a route, in the order of the routes; returns once what was answered is as
-    /// durable as the routes say. What several routes read of a service is fetched once.
+    /// Computes the answer to each row of a request, once a route. What several routes read of a service is fetched
+    /// once.
     ///
     /// # Errors
     /// A request that does not fit its routes, a model or a store that fails: nothing is answered then.
-    pub async fn predict(&self, request: PredictRequest) -> Result<Vec<PredictAnswer>, PredictionError> {
-        let arrived = Instant::now();
+    pub fn answer(&self, request: PredictRequest, arrived: Instant) -> Result<Answered, PredictionError> {
         let catalog = self.catalog().ok_or_else(|| PredictionError::RouteUnavailable {
             route: request.routes.join(", "),
             problem: "nothing is applied yet; run `asof apply`".to_owned(),
         })?;
         let plans = request.routes.iter().map(|route| catalog.route(route)).collect::<Result<Vec<_>, _>>()?;
         let now = request.now.unwrap_or_else(|| self.online.clock.now());
-        let evaluate = || self.evaluate(&catalog, &plans, &request, now);
-        let evaluated = match request.columns.num_rows() {
-            0..=INLINE_ROWS_MAX => evaluate()?,
-            _ => tokio::task::block_in_place(evaluate)?,
-        };
+        let evaluated = self.evaluate(&catalog, &plans, &request, now)?;
         trace::rows(request.columns.num_rows());
         let latency_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
         let registry_version = catalog.features.registry.version;
         let head = RecordHead { sent_at: self.online.clock.now().micros(), registry_version, latency_us };
+        let records = match self.logger {
+            Some(_) => records(&head, &plans, &evaluated),
+            None => Vec::new(),
+        };
+        Ok(Answered { catalog, plans, request, now, evaluated, records })
+    }
+
+    /// Gives the answers, in the order of the routes, once they are as durable as the routes say: all of a request as
+    /// the strictest of them.
+    ///
+    /// # Errors
+    /// A log that cannot be written: nobody is answered then.
+    pub async fn remember(&self, answered: Answered) -> Result<Vec<PredictAnswer>, PredictionError> {
+        let Answered { catalog, plans, request, now, evaluated, records } = answered;
         let logging = Instant::now();
-        self.log(&head, &plans, &evaluated).await?;
+        if let Some(logger) = &self.logger {
+            let durability = plans.iter().map(|plan| plan.log.durability).min().unwrap_or_default();
+            logger.append(&records, durability).await?;
+        }
         trace::stage("log", logging);
         let mut answers = Vec::with_capacity(plans.len());
         for (plan, evaluated) in plans.iter().zip(evaluated) {
@@ -133,26 +153,6 @@ impl PredictionService {
         let evaluated = plans.iter().map(evaluate).collect();
         trace::stage("evaluate", evaluating);
         evaluated
-    }
-
-    /// Remembers what was answered; a share of it, by the prediction's id, where a route samples. All of a request is
-    /// as durable as the strictest of its routes says.
-    async fn log(
-        &self,
-        head: &RecordHead,
-        plans: &[Arc<RoutePlan>],
-        evaluated: &[Evaluated],
-    ) -> Result<(), PredictionError> {
-        let Some(logger) = &self.logger else { return Ok(()) };
-        let mut records = Vec::new();
-        for (plan, evaluated) in plans.iter().zip(evaluated) {
-            let ids: Vec<&str> = evaluated.answer.rows.iter().map(|row| row.prediction_id.as_str()).collect();
-            let evaluations = evaluated.evaluations.iter();
-            records.extend(evaluations.filter_map(|evaluation| record(head, plan, evaluation, &ids, &evaluated.known)));
-            records.extend(lookup_record(head, plan, &evaluated.answer, &evaluated.known));
-        }
-        let durability = plans.iter().map(|plan| plan.log.durability).min().unwrap_or_default();
-        logger.append(&records, durability).await
     }
 
     /// Shows the request to the shadows of its route; gives the answer back.
@@ -194,6 +194,18 @@ impl PredictionService {
         }
         answer
     }
+}
+
+/// What is remembered of the answers: a share of them, by the prediction's id, where a route samples.
+fn records(head: &RecordHead, plans: &[Arc<RoutePlan>], evaluated: &[Evaluated]) -> Vec<LogRecord> {
+    let mut records = Vec::new();
+    for (plan, evaluated) in plans.iter().zip(evaluated) {
+        let ids: Vec<&str> = evaluated.answer.rows.iter().map(|row| row.prediction_id.as_str()).collect();
+        let evaluations = evaluated.evaluations.iter();
+        records.extend(evaluations.filter_map(|evaluation| record(head, plan, evaluation, &ids, &evaluated.known)));
+        records.extend(lookup_record(head, plan, &evaluated.answer, &evaluated.known));
+    }
+    records
 }
 
 fn count(plan: &RoutePlan, evaluated: &Evaluated) {

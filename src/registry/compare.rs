@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::diff::{self, Effect};
 use super::identity::Identities;
-use super::plan::{Action, Change, Cost, DefinitionKind, Plan};
+use super::plan::{Action, Affects, Change, Cost, DefinitionKind, Detail, Plan};
 use super::signature::{BreakingChange, BreakingReason, breaking_changes, compatible_details, service_signature};
 use super::version::RegistryVersion;
 use crate::definition::{Definitions, FeatureService, FeatureView};
@@ -42,7 +42,9 @@ impl Comparison<'_> {
         for entity in &self.definitions.entities {
             match self.base.entity(entity.name.as_str()) {
                 None => self.push(Change::new(Action::Added, DefinitionKind::Entity, &entity.name)),
-                Some(old) => self.push_changed(DefinitionKind::Entity, &entity.name, diff::entity_details(old, entity)),
+                Some(old) => {
+                    self.push_indirect(DefinitionKind::Entity, &entity.name, diff::entity_details(old, entity))
+                }
             }
         }
         for old in self.base.entities.iter().filter(|old| self.definitions.entity(old.name.as_str()).is_none()) {
@@ -54,7 +56,9 @@ impl Comparison<'_> {
         for source in &self.definitions.sources {
             match self.base.source(source.name.as_str()) {
                 None => self.push(Change::new(Action::Added, DefinitionKind::Source, &source.name)),
-                Some(old) => self.push_changed(DefinitionKind::Source, &source.name, diff::source_details(old, source)),
+                Some(old) => {
+                    self.push_indirect(DefinitionKind::Source, &source.name, diff::source_details(old, source))
+                }
             }
         }
         for old in self.base.sources.iter().filter(|old| self.definitions.source(old.name.as_str()).is_none()) {
@@ -138,7 +142,7 @@ impl Comparison<'_> {
         for route in &self.definitions.prediction_routes {
             match self.base.prediction_route(route.name.as_str()) {
                 None => self.push(Change::new(Action::Added, kind, &route.name)),
-                Some(old) => self.push_changed(kind, &route.name, diff::route_details(old, route)),
+                Some(old) => self.push_indirect(kind, &route.name, diff::route_details(old, route)),
             }
         }
         for old in &self.base.prediction_routes {
@@ -161,10 +165,14 @@ impl Comparison<'_> {
         let reason = |change| BreakingReason { service: service.name.clone(), change };
         let breaking = broken.into_iter().map(reason).collect();
         let change = Change::new(Action::Changed, DefinitionKind::FeatureService, &service.name);
-        self.push(Change { details, breaking, ..change });
+        self.push(Change { details: of_no_feature(details), breaking, ..change });
     }
 
-    fn push_changed(&mut self, kind: DefinitionKind, name: &impl ToString, details: Vec<String>) {
+    fn push_indirect(&mut self, kind: DefinitionKind, name: &impl ToString, details: Vec<String>) {
+        self.push_changed(kind, name, of_no_feature(details));
+    }
+
+    fn push_changed(&mut self, kind: DefinitionKind, name: &impl ToString, details: Vec<Detail>) {
         if !details.is_empty() {
             self.push(Change { details, ..Change::new(Action::Changed, kind, name) });
         }
@@ -173,6 +181,10 @@ impl Comparison<'_> {
     fn push(&mut self, change: Change) {
         self.changes.push(change);
     }
+}
+
+fn of_no_feature(details: Vec<String>) -> Vec<Detail> {
+    details.into_iter().map(|text| Detail::new(Affects::Nothing, text)).collect()
 }
 
 impl Change {

@@ -6,6 +6,7 @@ mod routes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::plan::{Affects, Detail};
 use crate::definition::{
     BatchLocation, Definitions, Documentation, Entity, EntityName, FeatureService, FeatureView, Field, FileFormat,
     OnDemandFeatureView, Source, SourceName, Stream, ValueType, ViewInput,
@@ -58,7 +59,7 @@ fn source_data_details(old: &Source, new: &Source) -> Vec<String> {
         let name = |source: &Source| source.rename.get(column).unwrap_or(column).clone();
         details.extend(difference(&format!("rename of `{column}`"), &name(old), &name(new)));
     }
-    details.extend(typed_field_details("column", &old.schema, &new.schema));
+    details.extend(texts(typed_field_details("column", &old.schema, &new.schema)));
     details.extend(stream_data_details(old, new));
     details
 }
@@ -82,7 +83,7 @@ fn stream_details(old: &Source, new: &Source) -> Vec<String> {
         let ahead = |stream: &Stream| stream.max_ahead().map_or("no limit".to_owned(), format_duration);
         details.extend(difference("allowed_lateness", &lateness(old), &lateness(new)));
         details.extend(difference("max_ahead", &ahead(old), &ahead(new)));
-        details.extend(typed_field_details("column of the stream", &old.columns, &new.columns));
+        details.extend(texts(typed_field_details("column of the stream", &old.columns, &new.columns)));
     }
     details.extend(difference("event_id", or_none(old.event_id.as_deref()), or_none(new.event_id.as_deref())));
     let remembered = |source: &Source| source.remembers_ids_for().map_or("none".to_owned(), format_duration);
@@ -98,24 +99,28 @@ pub(super) fn feature_view_details(
     old: &FeatureView,
     definitions: &Definitions,
     new: &FeatureView,
-) -> (Vec<String>, Effect) {
+) -> (Vec<Detail>, Effect) {
     let mut details = Vec::new();
     let mut effect = Effect::Nothing;
-    let mut note = |effect_of: Effect, new_details: Vec<String>| {
+    let mut note = |effect_of: Effect, new_details: Vec<Detail>| {
         if !new_details.is_empty() {
             effect = effect.max(effect_of);
             details.extend(new_details);
         }
     };
-    note(Effect::Nothing, difference("entities", &names(&old.entities), &names(&new.entities)).into_iter().collect());
-    note(Effect::Nothing, changed_entities(base, old, definitions, new));
+    note(
+        Effect::Nothing,
+        marked(Affects::Nothing, difference("entities", &names(&old.entities), &names(&new.entities))),
+    );
+    note(Effect::Nothing, marked(Affects::Nothing, changed_entities(base, old, definitions, new)));
     let (old_keys, new_keys) = (columns(&base.join_keys(old)), columns(&definitions.join_keys(new)));
-    note(Effect::Rebuild, difference("join keys", &old_keys, &new_keys).into_iter().collect());
-    note(input_effect(&old.input, &new.input), input_details(&old.input, &new.input));
-    note(Effect::Recompute, changed_sources(base, &old.input, definitions, &new.input));
+    note(Effect::Rebuild, marked(Affects::Values, difference("join keys", &old_keys, &new_keys)));
+    note(input_effect(&old.input, &new.input), marked(Affects::Values, input_details(&old.input, &new.input)));
+    let sources = changed_sources(base, &old.input, definitions, &new.input);
+    note(Effect::Recompute, marked(Affects::Values, sources));
     let kind = |is_static| if is_static { "static" } else { "timed" };
     let (old_kind, new_kind) = (kind(base.is_static(old)), kind(definitions.is_static(new)));
-    note(Effect::Rebuild, difference("rows", old_kind, new_kind).into_iter().collect());
+    note(Effect::Rebuild, marked(Affects::Values, difference("rows", old_kind, new_kind)));
     let effect_of_features = match (old.is_aggregation(), new.is_aggregation()) {
         // What is stored are the columns of events.
         (true, true) => Effect::Recompute,
@@ -124,15 +129,16 @@ pub(super) fn feature_view_details(
     note(effect_of_features, typed_field_details("feature", &old.features, &new.features));
     note(Effect::Recompute, aggregations::details(old, new));
     note(field_effect(&old.stored_fields(), &new.stored_fields()), aggregations::event_column_details(old, new));
-    note(Effect::Nothing, feature_view_metadata(old, new));
+    let duration = |ttl: Option<Duration>| ttl.map_or("no limit".to_owned(), format_duration);
+    note(Effect::Nothing, marked(Affects::Values, difference("ttl", &duration(old.ttl), &duration(new.ttl))));
+    note(Effect::Nothing, marked(Affects::Nothing, feature_view_metadata(old, new)));
     (details, effect)
 }
 
 fn feature_view_metadata(old: &FeatureView, new: &FeatureView) -> Vec<String> {
-    let duration = |duration: Option<Duration>, none: &str| duration.map_or(none.to_owned(), format_duration);
+    let lookback = |view: &FeatureView| view.lookback.map_or("default".to_owned(), format_duration);
     let mut details = Vec::new();
-    details.extend(difference("ttl", &duration(old.ttl, "no limit"), &duration(new.ttl, "no limit")));
-    details.extend(difference("lookback", &duration(old.lookback, "default"), &duration(new.lookback, "default")));
+    details.extend(difference("lookback", &lookback(old), &lookback(new)));
     if !(old.is_aggregation() && new.is_aggregation()) {
         details.extend(reordered("features", &field_names(&old.features), &field_names(&new.features)));
     }
@@ -205,22 +211,27 @@ fn field_effect(old: &[Field], new: &[Field]) -> Effect {
     if old.iter().any(retyped) { Effect::Rebuild } else { Effect::Recompute }
 }
 
-pub(super) fn on_demand_details(old: &OnDemandFeatureView, new: &OnDemandFeatureView) -> Vec<String> {
+pub(super) fn on_demand_details(old: &OnDemandFeatureView, new: &OnDemandFeatureView) -> Vec<Detail> {
     let fields = |view: &OnDemandFeatureView| view.features.iter().map(|f| f.field.clone()).collect::<Vec<_>>();
     let (old_fields, new_fields) = (fields(old), fields(new));
-    let mut details = typed_field_details("request value", &old.request, &new.request);
-    details.extend(difference("features_from", &names(&old.features_from), &names(&new.features_from)));
+    // Expressions read them all by name.
+    let request = texts(typed_field_details("request value", &old.request, &new.request));
+    let mut details = marked(Affects::Values, request);
+    let features_from = difference("features_from", &names(&old.features_from), &names(&new.features_from));
+    details.extend(marked(Affects::Values, features_from));
     details.extend(typed_field_details("feature", &old_fields, &new_fields));
     for feature in &new.features {
         let before = old.features.iter().find(|before| before.field.name == feature.field.name);
         let label = format!("expression of `{}`", feature.field.name);
-        details
-            .extend(before.and_then(|before| difference(&label, before.expression.trim(), feature.expression.trim())));
+        let changed = before.and_then(|before| difference(&label, before.expression.trim(), feature.expression.trim()));
+        details.extend(marked(Affects::Values, changed));
     }
-    details.extend(reordered("features", &field_names(&old_fields), &field_names(&new_fields)));
-    details.extend(field_descriptions(&old.request, &new.request));
-    details.extend(field_descriptions(&old_fields, &new_fields));
-    details.extend(documentation_details(&old.documentation, &new.documentation));
+    let mut told = Vec::new();
+    told.extend(reordered("features", &field_names(&old_fields), &field_names(&new_fields)));
+    told.extend(field_descriptions(&old.request, &new.request));
+    told.extend(field_descriptions(&old_fields, &new_fields));
+    told.extend(documentation_details(&old.documentation, &new.documentation));
+    details.extend(marked(Affects::Nothing, told));
     details
 }
 
@@ -248,7 +259,7 @@ fn documentation_details(old: &Documentation, new: &Documentation) -> Vec<String
     details
 }
 
-fn typed_field_details(what: &str, old: &[Field], new: &[Field]) -> Vec<String> {
+fn typed_field_details(what: &str, old: &[Field], new: &[Field]) -> Vec<Detail> {
     let types = |fields: &[Field]| -> BTreeMap<String, ValueType> {
         fields.iter().map(|field| (field.name.clone(), field.value_type.clone())).collect()
     };
@@ -256,13 +267,25 @@ fn typed_field_details(what: &str, old: &[Field], new: &[Field]) -> Vec<String> 
     let mut details = Vec::new();
     for Field { name, value_type, .. } in old {
         match new_types.get(name) {
-            None => details.push(format!("{what} `{name}` removed: {value_type}")),
-            Some(new) => details.extend(difference(&format!("type of `{name}`"), value_type, new)),
+            None => details.push(Detail::new(Affects::Column, format!("{what} `{name}` removed: {value_type}"))),
+            Some(new) => {
+                let retyped = difference(&format!("type of `{name}`"), value_type, new);
+                details.extend(marked(Affects::Values, retyped));
+            }
         }
     }
     let added = new.iter().filter(|field| !old_types.contains_key(&field.name));
-    details.extend(added.map(|field| format!("{what} `{}` added: {}", field.name, field.value_type)));
+    let added = added.map(|field| format!("{what} `{}` added: {}", field.name, field.value_type));
+    details.extend(marked(Affects::Column, added));
     details
+}
+
+fn marked(affects: Affects, texts: impl IntoIterator<Item = String>) -> Vec<Detail> {
+    texts.into_iter().map(|text| Detail::new(affects, text)).collect()
+}
+
+fn texts(details: Vec<Detail>) -> impl Iterator<Item = String> {
+    details.into_iter().map(|detail| detail.text)
 }
 
 fn field_descriptions(old: &[Field], new: &[Field]) -> Vec<String> {

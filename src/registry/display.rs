@@ -42,7 +42,7 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {} {}", self.action, self.kind, self.name)?;
         for detail in &self.details {
-            writeln!(f, "    {detail}")?;
+            writeln!(f, "    {}", detail.text)?;
         }
         if let Some(cost) = self.cost {
             writeln!(f, "    cost: {cost}")?;

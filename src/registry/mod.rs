@@ -27,7 +27,7 @@ mod tests;
 pub use compare::plan;
 pub use error::RegistryError;
 pub use folder::RegistryFolder;
-pub use plan::{Action, Change, Cost, DefinitionKind, Plan};
+pub use plan::{Action, Affects, Change, Cost, DefinitionKind, Detail, Plan};
 pub use signature::{BreakingChange, BreakingReason, OutputColumn, ServiceSignature, service_signature};
 pub use store::Registry;
 pub use version::{ChangeCounts, RegistryVersion, RemovedView, VersionSummary, ViewState};

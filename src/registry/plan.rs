@@ -27,10 +27,29 @@ pub struct Change {
     pub action: Action,
     pub kind: DefinitionKind,
     pub name: String,
-    /// What is different, one difference each.
-    pub details: Vec<String>,
+    pub details: Vec<Detail>,
     pub cost: Option<Cost>,
     pub breaking: Vec<BreakingReason>,
+}
+
+/// One difference between two definitions of one name, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Detail {
+    pub text: String,
+    #[serde(skip)]
+    pub affects: Affects,
+}
+
+/// What a difference changes of the features of the view it is of. An entity, a source, a service or a route changes no
+/// feature by itself: the views that read it have changes of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affects {
+    Nothing,
+    /// One column, which comes or goes.
+    Column,
+    /// The values of features that stay.
+    Values,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +81,12 @@ pub enum Cost {
     Backfill,
     /// The view's online values are deleted; its table stays until it is vacuumed.
     DeleteOnline,
+}
+
+impl Detail {
+    pub(super) fn new(affects: Affects, text: String) -> Self {
+        Detail { text, affects }
+    }
 }
 
 impl Plan {

@@ -18,6 +18,7 @@ use super::in_flight::{Full, InFlight, Permit};
 use super::listen::Peer;
 use super::record::{Recorder, Recording, grpc_code};
 use super::refusal::tidy;
+use super::turns::Turns;
 use super::watched_body::WatchedBody;
 use crate::trace::within;
 
@@ -29,6 +30,7 @@ const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encodin
 pub(super) struct EntranceLayer {
     pub access: Access,
     pub in_flight: InFlight,
+    pub turns: Arc<Turns>,
     pub recorder: Arc<Recorder>,
     pub request_time: Duration,
 }
@@ -76,6 +78,12 @@ where
                 Some(Ok(permit)) => Some(permit),
                 None => None,
             };
+            if call.is_some_and(|call| call.takes_turn) && layer.turns.is_crowded() {
+                // Nothing of its message is kept meanwhile.
+                drop(request);
+                tokio::time::sleep(layer.turns.refusal_delay()).await;
+                return Ok(watch(layer.turns.refusal().into_http(), permit, recording));
+            }
             let peer = request.extensions().get::<Peer>();
             match layer.access.admit(call, request.headers(), peer) {
                 Ok(caller) => drop(request.extensions_mut().insert(caller)),

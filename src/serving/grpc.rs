@@ -1,6 +1,5 @@
 //! The `asof.v1.FeatureStore` service.
 
-use std::num::NonZero;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,7 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use metrics::Histogram;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -40,8 +39,6 @@ use crate::trace;
 const CHUNK_ROWS: usize = 16 * 1024;
 /// Bytes of one message of a batch answer, well below the limit that clients have by default.
 const CHUNK_BYTES: usize = 1 << 20;
-/// Up to here a request is answered on the thread that received it: handing it over would take longer.
-const INLINE_ROWS_MAX: usize = 256;
 
 #[derive(Debug, Clone)]
 pub struct FeatureStoreService {
@@ -49,8 +46,6 @@ pub struct FeatureStoreService {
     request_rows: Histogram,
     pub(super) stages: Stages,
     answered: Arc<AtomicU64>,
-    /// Turns of requests that are too large for the thread that received them.
-    large: Arc<Semaphore>,
 }
 
 /// Where the time of online requests goes.
@@ -73,7 +68,6 @@ impl FeatureStoreService {
             request_rows: metrics::histogram!(ONLINE_REQUEST_ROWS),
             stages: Stages { decode: stage("decode"), read: stage("read"), encode: stage("encode") },
             answered: Arc::default(),
-            large: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get))),
         }
     }
 
@@ -163,22 +157,7 @@ impl FeatureStoreService {
             trace::stage("encode", read);
             Ok(finished)
         };
-        if rows <= INLINE_ROWS_MAX {
-            return self.state.turns.run(answer).await?;
-        }
-        // As many at once as there are cores: more would only make all of them slower.
-        let queue_time = self.state.settings.server.limits.queue_time;
-        let waiting = Instant::now();
-        let turn = tokio::time::timeout(queue_time, Arc::clone(&self.large).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(self.state.turns.refusal()) };
-        trace::stage("turn", waiting);
-        let traced = trace::current();
-        let answer = move || {
-            let answered = trace::within_thread(traced, answer);
-            drop(turn);
-            answered
-        };
-        tokio::task::spawn_blocking(answer).await.map_err(|error| Status::internal(error.to_string()))?
+        self.state.turns.run(rows, answer).await?
     }
 }
 

@@ -29,7 +29,7 @@ use super::push::{PushCall, STREAMS_CLOSED, read_arrow, read_parquet};
 use super::record::{Recorder, record_http};
 use super::status::{http_status, kind_of};
 use super::tokens::Caller;
-use super::turns::RETRY_PUSHBACK;
+use super::turns::{RETRY_PUSHBACK, Turns};
 use super::watched_body::watched;
 use crate::error::error_chain;
 use crate::metrics::Metrics;
@@ -80,6 +80,7 @@ pub(super) fn router(
 pub(super) struct HttpEntrance {
     pub access: Access,
     pub in_flight: InFlight,
+    pub turns: Arc<Turns>,
     pub request_time: Duration,
 }
 
@@ -91,6 +92,11 @@ async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next:
         Some(Ok(permit)) => Some(permit),
         None => None,
     };
+    if called.is_some_and(|call| call.takes_turn) && entrance.turns.is_crowded() {
+        drop(request);
+        tokio::time::sleep(entrance.turns.refusal_delay()).await;
+        return failed(&entrance.turns.refusal());
+    }
     let peer = request.extensions().get::<Peer>();
     match entrance.access.admit(called, request.headers(), peer) {
         Ok(caller) => drop(request.extensions_mut().insert(caller)),

@@ -55,3 +55,4 @@ pub use grpc::encode_answer_columns;
 pub use packed::PackedCodec;
 pub use server::{ServeError, Server, ServerOptions};
 pub use state::ServerState;
+pub use turns::before_sleep;

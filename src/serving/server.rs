@@ -217,6 +217,7 @@ impl Server {
         let entrance = EntranceLayer {
             access: access.clone(),
             in_flight: in_flight.clone(),
+            turns: Arc::clone(&state.turns),
             recorder: Arc::clone(&recorder),
             request_time,
         };
@@ -224,7 +225,7 @@ impl Server {
             service.clone(),
             metrics,
             limits.request_bytes,
-            HttpEntrance { access, in_flight, request_time },
+            HttpEntrance { access, in_flight, turns: Arc::clone(&state.turns), request_time },
             recorder,
             is_draining.clone(),
         );

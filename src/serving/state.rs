@@ -41,7 +41,7 @@ pub struct ServerState {
     pub is_replica: bool,
     /// Runs jobs and joins, so that they never hold up the threads that answer online requests.
     pub workers: tokio::runtime::Handle,
-    pub(super) turns: Turns,
+    pub(super) turns: Arc<Turns>,
     pub(super) catalog: ArcSwapOption<Catalog>,
     sync_lock: tokio::sync::Mutex<()>,
     /// None: no source has a stream.
@@ -72,7 +72,7 @@ impl ServerState {
     ) -> Self {
         let OnlineStoreSettings::Rocksdb { history, .. } = settings.online_store;
         let batch = BatchRetrieval { offline_store: offline_store.clone(), engine: engine.clone(), project };
-        let turns = Turns::new(settings.server.limits.queue_time);
+        let turns = Arc::new(Turns::new(settings.server.limits.queue_time));
         ServerState {
             settings,
             turns,

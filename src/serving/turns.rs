@@ -3,21 +3,28 @@
 //!
 //! A request is computed on a thread that receives requests, because handing it over would take longer. Meanwhile the
 //! thread receives nothing, and what comes in waits where nobody sees it. So whoever begins to work first lets everything
-//! in that has come in: all that wait then stand in one queue, and it is known for how long. Receiving takes time, too,
+//! in that has come in: all that wait then stand in one queue, and it is known for how long. (The first request after a
+//! thread had nothing to do is answered at once: it may well be the only one.) Receiving takes time, too,
 //! and refusing; work goes on for as long as that took before it makes way again, so that a flood leaves it half of the
 //! time at least.
 //!
 //! Those who came first are first, until one has waited too long: there is more to do than can be done, and if everybody
 //! waited as long as they can, everybody would be answered late. From then on those who came last are first, and answered
 //! about as fast as ever; the others are refused once their patience is over.
+//!
+//! Reading a request only to refuse it takes a part of what answering it would. So while there is more to do than can be
+//! done, requests are refused by their head, unless what waits will soon be done.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Histogram, histogram};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
@@ -32,11 +39,44 @@ pub(super) const RETRY_PUSHBACK_MS: &str = "50";
 const PATIENCE: u32 = 5;
 /// How long work goes on at least before it makes way.
 const STRETCH_MIN: Duration = Duration::from_millis(1);
+/// Up to here a request is answered on the thread that received it: handing it over would take longer.
+const INLINE_ROWS_MAX: usize = 256;
+
+thread_local! {
+    static HAD_NOTHING_TO_DO: Cell<bool> = const { Cell::new(false) };
+}
+
+/// To be called by each thread of the runtime that serves before it sleeps.
+pub fn before_sleep() {
+    HAD_NOTHING_TO_DO.set(true);
+}
 
 #[derive(Debug)]
 pub(super) struct Turns {
     queue: Arc<Queue>,
+    /// Turns of requests that are too large for the thread that received them.
+    large: Arc<Semaphore>,
+    large_backlog: Arc<Backlog>,
+    /// How many work at once of either kind.
+    count: usize,
+    crowd: Crowd,
     waited: OnceLock<Histogram>,
+}
+
+/// What waits, as the time that it will take.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: AtomicUsize,
+    /// What the work on a request takes, about.
+    work_ns: AtomicU64,
+}
+
+/// Since when more waits than should.
+#[derive(Debug)]
+struct Crowd {
+    started: Instant,
+    /// Nanoseconds after that; 0: it does not.
+    since_ns: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -44,6 +84,7 @@ struct Queue {
     state: Mutex<QueueState>,
     /// How long the first may wait until the last goes before it.
     queue_time: Duration,
+    backlog: Backlog,
 }
 
 struct QueueState {
@@ -103,6 +144,67 @@ async fn work_on(mut turn: Turn) {
     }
 }
 
+impl Backlog {
+    /// Does some work, and notes how long it took.
+    fn worked<T>(&self, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = work();
+        let (mean, took) = (self.work_ns.load(Ordering::Relaxed), nanos(began.elapsed()));
+        // Of two at once one is lost, which a mean can bear.
+        let next = if mean == 0 { took } else { mean - mean / 32 + took / 32 };
+        self.work_ns.store(next, Ordering::Relaxed);
+        done
+    }
+
+    fn time(&self) -> Duration {
+        let waiting = u64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.work_ns.load(Ordering::Relaxed).saturating_mul(waiting))
+    }
+}
+
+/// Whoever waits, until it is dropped.
+struct Waits(Arc<Backlog>);
+
+impl Waits {
+    fn new(backlog: &Arc<Backlog>) -> Self {
+        backlog.waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(Arc::clone(backlog))
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Crowd {
+    fn new() -> Self {
+        Crowd { started: Instant::now(), since_ns: AtomicU64::new(0) }
+    }
+
+    /// For how long more has waited than should, if it does now.
+    fn lasts(&self, is_crowded: bool) -> Duration {
+        let since = self.since_ns.load(Ordering::Relaxed);
+        if !is_crowded {
+            if since != 0 {
+                self.since_ns.store(0, Ordering::Relaxed);
+            }
+            return Duration::ZERO;
+        }
+        let now = nanos(self.started.elapsed()).max(1);
+        if since == 0 {
+            self.since_ns.store(now, Ordering::Relaxed);
+            return Duration::ZERO;
+        }
+        Duration::from_nanos(now.saturating_sub(since))
+    }
+}
+
 impl Queue {
     fn state(&self) -> MutexGuard<'_, QueueState> {
         // Numbers and entries are changed in whole.
@@ -127,6 +229,7 @@ impl Queue {
             }
         };
         state.waiting.push_back(Waiting { came, work: Box::new(work) });
+        self.backlog.waiting.store(state.waiting.len(), Ordering::Relaxed);
         Err(receiver)
     }
 
@@ -145,34 +248,83 @@ impl Queue {
 
     fn next(&self) -> Option<Waiting> {
         let mut state = self.state();
-        loop {
-            let waited = state.waiting.front()?.came.elapsed();
+        let next = loop {
+            let Some(first) = state.waiting.front() else { break None };
+            let waited = first.came.elapsed();
             if waited <= self.queue_time {
-                return state.waiting.pop_front();
+                break state.waiting.pop_front();
             }
             if waited <= self.patience() {
-                return state.waiting.pop_back();
+                break state.waiting.pop_back();
             }
             state.waiting.pop_front();
-        }
+        };
+        self.backlog.waiting.store(state.waiting.len(), Ordering::Relaxed);
+        next
     }
 }
 
 impl Turns {
     pub fn new(queue_time: Duration) -> Self {
-        Self::of(std::thread::available_parallelism().map_or(1, std::num::NonZero::get), queue_time)
+        Self::of(std::thread::available_parallelism().map_or(1, NonZero::get), queue_time)
     }
 
     fn of(count: usize, queue_time: Duration) -> Self {
         let state = Mutex::new(QueueState { free: count, waiting: VecDeque::new() });
-        Turns { queue: Arc::new(Queue { state, queue_time }), waited: OnceLock::new() }
+        Turns {
+            queue: Arc::new(Queue { state, queue_time, backlog: Backlog::default() }),
+            large: Arc::new(Semaphore::new(count)),
+            large_backlog: Arc::default(),
+            count,
+            crowd: Crowd::new(),
+            waited: OnceLock::new(),
+        }
     }
 
-    /// Does some work of one request when its turn comes.
+    /// Whether a request that comes now is to be refused before more than its head is read: what waits will take twice
+    /// the queue's time or, where much has waited for long, half of it. A burst is answered so, and a flood soon.
+    pub fn is_crowded(&self) -> bool {
+        let wait = (self.queue.backlog.time() + self.large_backlog.time()) / u32::try_from(self.count).unwrap_or(1);
+        let queue_time = self.queue.queue_time;
+        let lasts = self.crowd.lasts(wait > queue_time / 4);
+        wait > if lasts > self.queue.patience() { queue_time / 2 } else { 2 * queue_time }
+    }
+
+    /// What a request that is refused by its head waits, so that who asks again at once does not ask all the time.
+    pub fn refusal_delay(&self) -> Duration {
+        self.queue.queue_time
+    }
+
+    /// Does the work of one request of so many rows when its turn comes.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED after too long a time, while the server has more to do than it can.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        rows: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        if rows > INLINE_ROWS_MAX { self.run_apart(work).await } else { self.run_here(work).await }
+    }
+
+    /// On a thread for work that takes long.
+    async fn run_apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+        let came = Instant::now();
+        let waits = Waits::new(&self.large_backlog);
+        let turn = tokio::time::timeout(self.queue.patience(), Arc::clone(&self.large).acquire_owned()).await;
+        drop(waits);
+        let Ok(Ok(turn)) = turn else { return Err(self.refusal()) };
+        trace::stage("turn", came);
+        let (traced, backlog) = (trace::current(), Arc::clone(&self.large_backlog));
+        let work = move || {
+            let done = trace::within_thread(traced, || backlog.worked(work));
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))
+    }
+
+    async fn run_here<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
         let came = Instant::now();
         // Not before the recorder of the process is there.
         let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait")).clone();
@@ -180,16 +332,18 @@ impl Turns {
             metric.record(came.elapsed());
             trace::stage("wait", came);
         };
-        let (traced, recorded) = (trace::current(), record.clone());
+        let (traced, recorded, queue) = (trace::current(), record.clone(), Arc::clone(&self.queue));
         let work = move || {
             trace::within_thread(traced, || {
                 recorded();
-                work()
+                queue.backlog.worked(work)
             })
         };
         let done = match self.queue.enter(came, work) {
             Ok((_turn, work)) => {
-                tokio::task::yield_now().await;
+                if !HAD_NOTHING_TO_DO.take() {
+                    tokio::task::yield_now().await;
+                }
                 return Ok(work());
             }
             Err(done) => tokio::time::timeout(self.queue.patience(), done).await,
@@ -228,7 +382,7 @@ mod tests {
         for number in 0..4 {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
             calls.push(tokio::spawn(async move {
-                let done = turns.run(move || {
+                let done = turns.run(1, move || {
                     order.lock().unwrap().push(number);
                     number
                 });
@@ -246,7 +400,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(turns.queue.state().waiting.len(), 0);
-        assert_eq!(turns.run(|| 7).await.unwrap(), 7, "it goes on as before");
+        assert_eq!(turns.run(1, || 7).await.unwrap(), 7, "it goes on as before");
         order.lock().unwrap().clone()
     }
 
@@ -271,11 +425,32 @@ mod tests {
         let turns = Arc::new(Turns::of(2, Duration::from_secs(60)));
         let calls = (0..2_000).map(|number| {
             let turns = Arc::clone(&turns);
-            tokio::spawn(async move { turns.run(move || number).await.unwrap() })
+            tokio::spawn(async move { turns.run(1, move || number).await.unwrap() })
         });
         for (number, call) in calls.collect::<Vec<_>>().into_iter().enumerate() {
             assert_eq!(call.await.unwrap(), number);
         }
+    }
+
+    #[test]
+    fn a_crowd_is_what_takes_twice_the_time_of_the_queue_or_stands_for_long() {
+        let mut turns = Turns::of(2, Duration::from_millis(20));
+        // Of ten milliseconds each; two at a time.
+        let waits = |turns: &Turns, small: usize, large: usize| {
+            for (backlog, waiting) in [(&turns.queue.backlog, small), (&*turns.large_backlog, large)] {
+                backlog.work_ns.store(10_000_000, Ordering::Relaxed);
+                backlog.waiting.store(waiting, Ordering::Relaxed);
+            }
+            turns.is_crowded()
+        };
+        assert_eq!(
+            [(0, 0), (8, 0), (4, 4), (9, 0), (4, 5)].map(|(small, large)| waits(&turns, small, large)),
+            [false, false, false, true, true]
+        );
+        turns.crowd.started -= Duration::from_secs(1);
+        let found = [8, 2, 3, 1, 3].map(|small| waits(&turns, small, 0));
+        assert_eq!(found, [true, false, true, false, false], "it ends where little waits");
+        assert_eq!(turns.queue.backlog.worked(|| 7), 7);
     }
 
     #[tokio::test]
@@ -283,10 +458,10 @@ mod tests {
         let turns = Arc::new(Turns::of(1, Duration::from_secs(60)));
         let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
         let failing = Arc::clone(&turns);
-        let failing = tokio::spawn(async move { failing.run(|| panic!("as it is meant to")).await });
+        let failing = tokio::spawn(async move { failing.run(1, || panic!("as it is meant to")).await });
         tokio::task::yield_now().await;
         drop(taken);
         assert_eq!(failing.await.unwrap().unwrap_err().code(), tonic::Code::Internal);
-        assert_eq!(turns.run(|| 7).await.unwrap(), 7);
+        assert_eq!(turns.run(1, || 7).await.unwrap(), 7);
     }
 }

@@ -77,7 +77,12 @@ impl Hasher for KeyHasher {
 }
 
 /// What is added to tiles, by key and start.
-type AddedTiles<'k> = HashMap<(&'k [u8], i64), Vec<Partial>, KeyHash>;
+struct AddedTiles<'k> {
+    places: HashMap<(&'k [u8], i64), usize, KeyHash>,
+    /// `parts` of each tile, one tile after the other.
+    partials: Vec<Partial>,
+    parts: usize,
+}
 
 /// What describes a side's values: another description, another side.
 pub fn describe(
@@ -178,22 +183,19 @@ impl ViewSide {
     ) -> Result<(), IngestionError> {
         let values = self.values.bind(columns).map_err(OnlineStoreError::from)?;
         let together = if self.layout.is_some() { Together::Events } else { Together::Versions };
-        let (mut prefix, mut row_value) = (Vec::new(), Vec::new());
+        let (mut key, mut row_value) = (Vec::new(), Vec::new());
         for row in 0..prefixes.len() {
-            let Some(key) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };
-            prefix.clear();
-            prefix.extend_from_slice(key);
+            let Some(prefix) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };
+            key.clear();
+            key.extend_from_slice(prefix);
             if self.layout.is_some() {
-                prefix.push(0);
+                key.push(0);
             }
             let (event, created) = instants.of_row(row);
-            let mut key = Vec::with_capacity(prefix.len() + 16);
-            version_key(&prefix, event, created, &mut key);
+            version_key(&[], event, created, &mut key);
             row_value.clear();
             values.encode(row, &mut row_value).map_err(OnlineStoreError::from)?;
-            let mut value = Vec::with_capacity(row_value.len() + 5);
-            encode_rows(together, [row_value.as_slice()], &mut value);
-            changes.merges.push((key, value));
+            changes.merges.push(&key, |out| encode_rows(together, [row_value.as_slice()], out));
             self.added += 1;
         }
         Ok(())
@@ -216,18 +218,7 @@ impl ViewSide {
         for level in 1..=layout.widths.len() {
             self.merge_tiles(level as u8, &added, &layout, store, changes)?;
             let Some(width) = layout.widths.get(level) else { break };
-            let mut wider = AddedTiles::default();
-            for ((key, start), partials) in added {
-                match wider.entry((key, tile_start(start, *width))) {
-                    std::collections::hash_map::Entry::Occupied(mut sum) => {
-                        sum.get_mut().iter_mut().zip(&partials).for_each(|(sum, partial)| sum.merge(partial));
-                    }
-                    std::collections::hash_map::Entry::Vacant(place) => {
-                        place.insert(partials);
-                    }
-                }
-            }
-            added = wider;
+            added = added.widened(*width, &layout);
         }
         Ok(())
     }
@@ -241,17 +232,20 @@ impl ViewSide {
         store: &dyn OnlineStore,
         changes: &mut StreamChanges,
     ) -> Result<(), IngestionError> {
-        let tile_key = |(key, start): &(&[u8], i64)| {
-            let prefix = [key, &[level][..]].concat();
-            let mut key = Vec::with_capacity(prefix.len() + 16);
-            version_key(&prefix, EventTimestamp::from_micros(*start), None, &mut key);
-            key
+        let tile_key = |(key, start): (&[u8], i64), out: &mut Vec<u8>| {
+            out.clear();
+            out.extend_from_slice(key);
+            out.push(level);
+            version_key(&[], EventTimestamp::from_micros(start), None, out);
         };
-        let mut keyed: Vec<(Vec<u8>, &Vec<Partial>)> =
-            added.iter().map(|(at, partials)| (tile_key(at), partials)).collect();
-        keyed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let unknown: Vec<Vec<u8>> =
-            keyed.iter().filter(|(key, _)| !self.tiles.keep(key)).map(|(key, _)| key.clone()).collect();
+        let mut key = Vec::new();
+        let mut unknown: Vec<Vec<u8>> = Vec::new();
+        for (place, _) in added.iter() {
+            tile_key(place, &mut key);
+            if !self.tiles.keep(&key) {
+                unknown.push(key.clone());
+            }
+        }
         let stored = store.get(&unknown)?;
         for (key, value) in unknown.into_iter().zip(stored) {
             let tile = match value {
@@ -260,14 +254,18 @@ impl ViewSide {
             };
             self.tiles.insert(key, tile.unwrap_or_else(|| layout.empty_tile()));
         }
-        for (key, partials) in keyed {
+        for (place, partials) in added.iter() {
+            tile_key(place, &mut key);
             let Some(tile) = self.tiles.young.get_mut(&key) else { continue };
             tile.partials.iter_mut().zip(partials).for_each(|(sum, partial)| sum.merge(partial));
-            let mut value = Vec::with_capacity(tile.bytes);
-            layout.encode_tile(self.version, &tile.partials, &mut value);
-            self.tiles.bytes += value.len().saturating_sub(tile.bytes);
-            tile.bytes = tile.bytes.max(value.len());
-            changes.puts.push((key, value));
+            let mut len = 0;
+            changes.puts.push(&key, |out| {
+                let before = out.len();
+                layout.encode_tile(self.version, &tile.partials, out);
+                len = out.len() - before;
+            });
+            self.tiles.bytes += len.saturating_sub(tile.bytes);
+            tile.bytes = tile.bytes.max(len);
         }
         Ok(())
     }
@@ -299,6 +297,36 @@ impl TileCache {
     }
 }
 
+impl<'k> AddedTiles<'k> {
+    fn new(layout: &TileLayout) -> Self {
+        AddedTiles { places: HashMap::default(), partials: Vec::new(), parts: layout.parts.len() }
+    }
+
+    /// The parts of a tile, which is empty at first.
+    fn tile(&mut self, key: &'k [u8], start: i64, layout: &TileLayout) -> &mut [Partial] {
+        let next = self.partials.len();
+        let place = *self.places.entry((key, start)).or_insert(next);
+        if place == next {
+            self.partials.extend(layout.empty_tile());
+        }
+        &mut self.partials[place..place + self.parts]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = ((&'k [u8], i64), &[Partial])> {
+        self.places.iter().map(|(at, place)| (*at, &self.partials[*place..*place + self.parts]))
+    }
+
+    /// The same in tiles of a greater width, of which the width of these is a part.
+    fn widened(&self, width: i64, layout: &TileLayout) -> Self {
+        let mut wider = AddedTiles::new(layout);
+        for ((key, start), partials) in self.iter() {
+            let sums = wider.tile(key, tile_start(start, width), layout);
+            sums.iter_mut().zip(partials).for_each(|(sum, partial)| sum.merge(partial));
+        }
+        wider
+    }
+}
+
 /// What the events add to each narrowest tile, by key and start.
 fn narrowest_tiles<'k>(
     layout: &TileLayout,
@@ -306,13 +334,13 @@ fn narrowest_tiles<'k>(
     instants: Instants<'_>,
     columns: &[Column],
 ) -> AddedTiles<'k> {
-    let mut tiles = AddedTiles::default();
+    let mut tiles = AddedTiles::new(layout);
     let Some(width) = layout.widths.first() else { return tiles };
     for row in 0..prefixes.len() {
         let Some(key) = prefixes.get(row).filter(|_| instants.events.is_valid(row)) else { continue };
         let time = instants.events.value(row);
         let created = instants.created.is_valid(row).then(|| instants.created.value(row));
-        let partials = tiles.entry((key, tile_start(time, *width))).or_insert_with(|| layout.empty_tile());
+        let partials = tiles.tile(key, tile_start(time, *width), layout);
         for (part, partial) in layout.parts.iter().zip(partials) {
             partial.update(&part.event(columns, row, (time, created)));
         }

@@ -14,8 +14,8 @@ use proptest::test_runner::TestRunner;
 
 use crate::definition::{Field, ValueType};
 use crate::online_store::{
-    BulkSummary, EncodedKeys, KeyEncoder, KeyPart, OnlineStore, OnlineStoreError, RowDecoder, SCAN_ENTRIES, Scan,
-    Schemas, StreamChanges, Together, ValueEncoder, ViewId, encode_rows, split_version_key, version_key,
+    BulkSummary, EncodedKeys, KeyEncoder, KeyPart, KeyValues, OnlineStore, OnlineStoreError, RowDecoder, SCAN_ENTRIES,
+    Scan, Schemas, StreamChanges, Together, ValueEncoder, ViewId, encode_rows, split_version_key, version_key,
 };
 use crate::time::EventTimestamp;
 
@@ -566,8 +566,10 @@ pub fn what_a_stream_writes_is_merged_and_read_beside_the_rest(store: &dyn Onlin
     };
     assert_eq!(store.stream_side(view), None);
     for row in [&b"two"[..], b"one", b"two"] {
+        let mut merges = KeyValues::default();
+        merges.push(&key, |out| out.extend(value(&[row])));
         let changes = StreamChanges {
-            merges: vec![(key.clone(), value(&[row]))],
+            merges,
             notes: vec![("a note".to_owned(), row.to_vec())],
             sides: vec![(view, side)],
             ..StreamChanges::default()

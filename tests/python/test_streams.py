@@ -10,6 +10,7 @@ ASOF_REPLAY_READS makes it long.
 
 import os
 import random
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,6 +18,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from conftest import Run
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 from real_server import serving
 
 import asof
@@ -138,6 +141,46 @@ def test_online_answers_are_what_batch_answers_afterwards(client: asof.Client) -
         asked.append(spine(answered[-1], now))
     reads += differences(client, asked, answered, as_known=False)
     print(f"{reads} reads of {feed.accepted} events ({feed.duplicates} repeated, {feed.late} late): 0 differences")
+
+
+def test_others_that_work_on_the_event_table_lose_nothing(client: asof.Client, tmp_path: Path) -> None:
+    feed = Feed(client)
+    folder = tmp_path / "state/offline/sources/orders"
+    done = threading.Event()
+    changed = {"compacted": 0, "described": 0, "failed": 0}
+
+    def work() -> None:
+        # Files are moved together and the table's metadata change, as Delta's own tools do it.
+        while not done.is_set():
+            table = DeltaTable(folder)
+            try:
+                changed["compacted"] += table.optimize.compact()["numFilesRemoved"]
+                table.alter.set_table_description(f"described {changed['described']} times")
+                changed["described"] += 1
+            except CommitFailedError:
+                # An append came first.
+                changed["failed"] += 1
+
+    feed.push()
+    answered = ask(client, feed, feed.arrival)
+    differences(client, [spine(answered, feed.arrival)], [answered], as_known=False)
+    others = threading.Thread(target=work)
+    others.start()
+    try:
+        for _ in range(60):
+            feed.arrival += timedelta(seconds=20)
+            feed.push()
+            # What a batch request needs is written first.
+            answered = ask(client, feed, feed.arrival)
+            differences(client, [spine(answered, feed.arrival)], [answered], as_known=False)
+    finally:
+        done.set()
+        others.join()
+    assert changed["compacted"] > 0 and changed["described"] > 0, changed
+    orders = DeltaTable(folder).to_pyarrow_table(columns=["order"])["order"].to_pylist()
+    assert len(orders) == len(set(orders)) == feed.accepted
+    stream = client.status().streams[0]
+    assert (stream.accepted, stream.offline_lag_records) == (feed.accepted, 0)
 
 
 def ask(client: asof.Client, feed: Feed, now: datetime) -> pa.Table:

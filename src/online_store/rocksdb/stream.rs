@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use rocksdb::{DEFAULT_COLUMN_FAMILY_NAME, Direction, IteratorMode, WriteBatch};
+use rocksdb::{DEFAULT_COLUMN_FAMILY_NAME, Direction, IteratorMode, WriteBatch, WriteOptions};
 
 use super::meta::{MetaKey, note_key};
 use super::{RocksDbOnlineStore, all_keys};
@@ -27,17 +27,17 @@ impl RocksDbOnlineStore {
     pub(super) fn write_changes(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
         let (timeline, meta, ids) = (self.timeline(), self.meta(), self.family(DEFAULT_COLUMN_FAMILY_NAME));
         let mut batch = WriteBatch::default();
-        let merges = changes.merges.iter().map(|change| (true, change));
-        let mut values: Vec<_> = merges.chain(changes.puts.iter().map(|change| (false, change))).collect();
-        // In the order of keys each finds its place near the one before. Of equal keys the last still comes last.
-        values.sort_by(|(_, (a, _)), (_, (b, _))| a.cmp(b));
-        for (is_merge, (key, value)) in values {
+        let merges = changes.merges.iter().map(|(key, value)| (key, (true, value)));
+        let puts = changes.puts.iter().map(|(key, value)| (key, (false, value)));
+        for (key, (is_merge, value)) in in_order(merges.chain(puts)) {
             match is_merge {
                 true => batch.merge_cf(&timeline, key, value),
                 false => batch.put_cf(&timeline, key, value),
             }
         }
-        for (key, received_at) in &changes.event_ids {
+        for (key, received_at) in
+            in_order(changes.event_ids.iter().map(|(key, received_at)| (key.as_slice(), received_at)))
+        {
             batch.put_cf(&ids, key, received_at.to_be_bytes());
         }
         for key in &changes.forgotten_ids {
@@ -50,7 +50,9 @@ impl RocksDbOnlineStore {
             batch.put_cf(&meta, MetaKey::StreamSide(*view).encode(), side.0.to_be_bytes());
         }
         // Not synced: the events are in a log that is, from which a crash of the machine is repaired.
-        self.db.write(batch).map_err(self.failed("write what a stream brought"))?;
+        let mut options = WriteOptions::default();
+        options.set_memtable_insert_hint_per_batch(true);
+        self.db.write_opt(batch, &options).map_err(self.failed("write what a stream brought"))?;
         if !changes.sides.is_empty() {
             self.sides.write().unwrap_or_else(PoisonError::into_inner).extend(changes.sides.iter().copied());
         }
@@ -88,6 +90,23 @@ impl RocksDbOnlineStore {
         }
         Ok(ids)
     }
+}
+
+/// Entries in the order of their keys, so that each finds its place in the store near the one before; of equal keys the
+/// last still comes last.
+fn in_order<'k, T>(entries: impl Iterator<Item = (&'k [u8], T)>) -> impl Iterator<Item = (&'k [u8], T)> {
+    // Most keys differ in their first bytes, which stand beside one another here.
+    let mut sorted: Vec<(u128, &[u8], T)> = entries.map(|(key, value)| (head(key), key, value)).collect();
+    sorted.sort_by(|(a_head, a, _), (b_head, b, _)| a_head.cmp(b_head).then_with(|| a.cmp(b)));
+    sorted.into_iter().map(|(_, key, value)| (key, value))
+}
+
+/// The first sixteen bytes of a key, as a number that is ordered as they are.
+fn head(key: &[u8]) -> u128 {
+    let mut head = [0; 16];
+    let len = key.len().min(head.len());
+    head[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(head)
 }
 
 fn received_at(value: &[u8]) -> Result<i64, OnlineStoreError> {

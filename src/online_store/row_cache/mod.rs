@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -87,6 +87,8 @@ struct Shard {
 struct Writes {
     under_way: AtomicU64,
     announced: AtomicU64,
+    /// Whether a row was ever kept. Of tiles and events none is, and writes of them have nothing to drop.
+    has_rows: AtomicBool,
 }
 
 struct CacheMetrics {
@@ -252,13 +254,25 @@ impl RowCache {
 
     /// Announces a write of these versions, and drops their rows.
     fn announce<'k>(&self, version_keys: impl Iterator<Item = &'k [u8]> + Clone) -> Announced {
-        let mut views: Vec<ViewId> = version_keys.clone().filter_map(view_of).collect();
+        let mut views: Vec<ViewId> = Vec::new();
+        for view in version_keys.clone().filter_map(view_of) {
+            if views.last() != Some(&view) {
+                views.push(view);
+            }
+        }
         views.sort_unstable();
         views.dedup();
-        let announced = Announced::new(views.into_iter().map(|view| self.writes_of(view)).collect());
-        for key in version_keys {
-            let hash = self.hash(without_version(key));
-            self.shard(hash).remove(hash);
+        let announced = Announced::new(views.iter().map(|view| self.writes_of(*view)).collect());
+        // Looked at after the announcement: who keeps the first row of a view later than this sees it.
+        let has_rows = |writes: &Writes| writes.has_rows.load(Ordering::SeqCst);
+        let kept: Vec<ViewId> =
+            views.iter().zip(&announced.0).filter(|(_, writes)| has_rows(writes)).map(|(view, _)| *view).collect();
+        let is_kept = |key: &&[u8]| view_of(key).is_some_and(|view| kept.binary_search(&view).is_ok());
+        if !kept.is_empty() {
+            for key in version_keys.filter(is_kept) {
+                let hash = self.hash(without_version(key));
+                self.shard(hash).remove(hash);
+            }
         }
         announced
     }
@@ -310,6 +324,7 @@ impl RowCache {
         if !writes.is_unchanged(seen) {
             return Ok(None);
         }
+        writes.has_rows.store(true, Ordering::SeqCst);
         for ((row, hash), newest) in missing.into_iter().zip(found) {
             let Some(key) = keys.get(row) else { continue };
             let mut shard = self.shard(hash);
@@ -357,8 +372,8 @@ impl OnlineStore for RowCache {
     }
 
     fn write_stream(&self, changes: &StreamChanges) -> Result<(), OnlineStoreError> {
-        let written = changes.merges.iter().chain(&changes.puts);
-        let _announced = self.announce(written.map(|(key, _)| key.as_slice()));
+        let written = changes.merges.iter().chain(changes.puts.iter());
+        let _announced = self.announce(written.map(|(key, _)| key));
         self.store.write_stream(changes)
     }
 

@@ -37,12 +37,13 @@ fn key_of(view: ViewId, key: u8) -> Vec<u8> {
 }
 
 fn stream_put(store: &dyn OnlineStore, view: ViewId, keys: &[u8], event: i64, value: i64) {
-    let put = |key: &u8| {
+    let mut changes = StreamChanges::default();
+    for key in keys {
         let mut bytes = Vec::new();
         version_key(&key_of(view, *key), EventTimestamp::from_micros(event), None, &mut bytes);
-        (bytes, value.to_le_bytes().to_vec())
-    };
-    store.write_stream(&StreamChanges { puts: keys.iter().map(put).collect(), ..StreamChanges::default() }).unwrap();
+        changes.puts.push(&bytes, |out| out.extend(value.to_le_bytes()));
+    }
+    store.write_stream(&changes).unwrap();
 }
 
 /// Event timestamp and value of each key at `now`, as the store or the cache gives them.

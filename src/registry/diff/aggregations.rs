@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{difference, field_names, or_none, reordered, typed_field_details};
+use super::{Affects, Detail, difference, field_names, marked, or_none, reordered, typed_field_details};
 use crate::definition::{Aggregation, FeatureView, Percentiles, ViewInput};
 use crate::time::format_duration;
 
@@ -10,15 +10,15 @@ use crate::time::format_duration;
 ///
 /// Where no column of events changes, the stored events could stay, and online values alone be made anew from them.
 /// They are computed again all the same: the two are one step.
-pub(super) fn details(old: &FeatureView, new: &FeatureView) -> Vec<String> {
-    let mut details = Vec::new();
+pub(super) fn details(old: &FeatureView, new: &FeatureView) -> Vec<Detail> {
     let (
         ViewInput::Aggregations { filter: old_filter, resolution: old_resolution, .. },
         ViewInput::Aggregations { filter: new_filter, resolution: new_resolution, .. },
     ) = (&old.input, &new.input)
     else {
-        return details;
+        return Vec::new();
     };
+    let mut details = Vec::new();
     let condition = |filter: &Option<String>| or_none(filter.as_deref().map(str::trim)).to_owned();
     details.extend(difference("where", &condition(old_filter), &condition(new_filter)));
     let (old_steps, new_steps) = (old_resolution.map(format_duration), new_resolution.map(format_duration));
@@ -28,13 +28,15 @@ pub(super) fn details(old: &FeatureView, new: &FeatureView) -> Vec<String> {
         let before = computed_before.get(&feature);
         details.extend(before.and_then(|before| difference(&format!("`{feature}`"), before, &now)));
     }
+    let mut details = marked(Affects::Values, details);
     // What is kept online may go by the order.
-    details.extend(reordered("features", &field_names(&old.features), &field_names(&new.features)));
+    let order = reordered("features", &field_names(&old.features), &field_names(&new.features));
+    details.extend(marked(Affects::Nothing, order));
     details
 }
 
 /// What the table keeps of each event.
-pub(super) fn event_column_details(old: &FeatureView, new: &FeatureView) -> Vec<String> {
+pub(super) fn event_column_details(old: &FeatureView, new: &FeatureView) -> Vec<Detail> {
     if !old.is_aggregation() || !new.is_aggregation() {
         return Vec::new();
     }
@@ -43,7 +45,8 @@ pub(super) fn event_column_details(old: &FeatureView, new: &FeatureView) -> Vec<
         let name = &column.field.name;
         let before = old.event_columns.iter().find(|before| before.field.name == *name);
         let label = format!("column of events `{name}`");
-        details.extend(before.and_then(|before| difference(&label, &before.expression, &column.expression)));
+        let changed = before.and_then(|before| difference(&label, &before.expression, &column.expression));
+        details.extend(marked(Affects::Values, changed));
     }
     details
 }

@@ -42,7 +42,7 @@ fn change(before: Definitions, after: Definitions) -> (Option<Cost>, String) {
     let cost = shown.and_then(|change| change.cost);
     assert_eq!(cost == Some(Cost::Rewrite), was.id != is.id);
     assert_eq!(cost == Some(Cost::Backfill), was.id == is.id && was.data_version < is.data_version);
-    (cost, shown.map(|change| change.details.join("; ")).unwrap_or_default())
+    (cost, shown.map(told).unwrap_or_default())
 }
 
 #[test]

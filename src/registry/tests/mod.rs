@@ -11,9 +11,15 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use serde_json::{Value, json};
 
-use super::{Plan, Registry, RegistryVersion, plan};
+use super::{Change, Detail, Plan, Registry, RegistryVersion, plan};
 use crate::definition::Definitions;
 use crate::time::{EventTimestamp, FixedClock};
+
+/// The differences of a change, in one line.
+fn told(change: &Change) -> String {
+    let texts: Vec<&str> = change.details.iter().map(|Detail { text, .. }| text.as_str()).collect();
+    texts.join("; ")
+}
 
 /// Two sources, a row view, a SQL view, a static view, an on-demand view, and a service over all of them.
 fn project() -> Value {

@@ -37,7 +37,7 @@ async fn change(changed: Value) -> (Becomes, String) {
         (Some(Some(Cost::Rewrite)), after) if after.id > before.id => Rebuilt,
         other => panic!("the cost and the identity disagree: {before:?}, {other:?}"),
     };
-    (becomes, shown.map(|change| change.details.join("; ")).unwrap_or_default())
+    (becomes, shown.map(told).unwrap_or_default())
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use tonic::Status;
 
 use crate::model_registry::{ModelReference, ModelRegistry, ModelRegistryError, Models};
 use crate::offline_store::OfflineStore;
-use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, PredictionLogger, PredictionService, Scope};
+use crate::prediction::{
+    PredictAnswer, PredictRequest, PredictionCatalog, PredictionError, PredictionLogger, PredictionService, Scope,
+};
 use crate::retrieval::{Catalog, OnlineRetrieval};
 use crate::serving::state::ServerState;
 use crate::serving::status::to_status;
@@ -19,7 +21,7 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub struct PredictionState {
-    pub service: PredictionService,
+    pub service: Arc<PredictionService>,
     pub models: ModelRegistry,
     /// Held while another catalog is made; the versions that were asked by their numbers alone.
     also: tokio::sync::Mutex<Vec<ModelReference>>,
@@ -38,7 +40,7 @@ impl PredictionState {
     ) -> std::io::Result<Self> {
         let logger = PredictionLogger::open(spool, offline_store)?;
         let service = PredictionService::new(online, Some(logger));
-        Ok(PredictionState { service, models, also: tokio::sync::Mutex::default() })
+        Ok(PredictionState { service: Arc::new(service), models, also: tokio::sync::Mutex::default() })
     }
 
     /// Takes over the newest models and definitions. Gives whether they are new.
@@ -137,9 +139,11 @@ pub(super) async fn predict(state: &ServerState, request: PredictRequest) -> Res
     for route in &request.routes {
         state.prediction.make_ready(route).await;
     }
-    // Behind those who came before; it then waits for its log, which keeps nobody from a turn.
-    state.turns.run(|| ()).await?;
-    state.prediction.service.predict(request).await.map_err(|error| to_status(error.kind(), &error))
+    let (service, arrived) = (Arc::clone(&state.prediction.service), Instant::now());
+    let failed = |error: PredictionError| to_status(error.kind(), &error);
+    let answered = state.turns.run(rows, move || service.answer(request, arrived)).await?.map_err(failed)?;
+    // Waiting for the log keeps nobody from a turn.
+    state.prediction.service.remember(answered).await.map_err(failed)
 }
 
 /// As [`predict`], of a request to one route.
