@@ -5,7 +5,8 @@
 LightGBM's model of 100 trees of depth 6 reads 25 features of a customer and 25 of a shop. Callers and servers share the
 cores of the machine; in every round each is measured in turn, and numbers are medians of the rounds. MLServer, where a
 Python with `mlserver-lightgbm` is named, and we are asked by the same load generator with the same messages of the Open
-Inference Protocol, all 50 values in the request. The shadows need a Python with `onnx` and `onnxruntime`: one hangs, one
+Inference Protocol, all 50 values in the request. For the latencies at half load the server has the first half of the
+cores, and the callers the other half: what callers do is not what is measured. The shadows need a Python with `onnx` and `onnxruntime`: one hangs, one
 takes 100 times as long as the model, and the route without shadows is measured before and after each.
 """
 
@@ -169,18 +170,32 @@ def measure(load: Load, ours: str, mlserver: str | None, rounds: int) -> None:
     print(f"\n{CALLERS} callers\n{'rows':>5}  {'':52}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'CPU us':>8}")
     for (name, rows), numbers in measured.items():
         print(f"{rows:5}  {name:52}{numbers['rate']:12,.0f}{numbers['p50']:9.2f}{numbers['p99']:9.2f}{numbers['cpu']:8,.0f}")
-    half = measured["predictions", 1]["rate"] / 2
-    asked_half = (["--route", "process"], ["--service", "all"])
-    pairs = [[load(ours, 1, *what, "--rate", str(half)) for what in asked_half] for _ in range(rounds)]
-    halves, features = (medians([pair[side] for pair in pairs]) for side in (0, 1))
     print(f"\n{'':70}{'found':>10}{'goal':>10}")
-    line(f"p99 of predictions at half load ({half:,.0f} requests/s), ms", halves["p99"], P99_GOAL_MS, halves["p99"] <= P99_GOAL_MS)
-    line("the same to that of features alone at that rate", halves["p99"] / features["p99"], 1.5, halves["p99"] <= 1.5 * features["p99"])
     part = measured["predictions", 1]["rate"] / measured["features alone", 1]["rate"]
     line("predictions/s to requests for features alone", part, FEATURES_GOAL, part >= FEATURES_GOAL)
     if mlserver is not None:
         ratio = measured["open inference, asof", 1]["rate"] / measured["open inference, MLServer", 1]["rate"]
         line("Open Inference Protocol, 1 row, to MLServer", ratio, MLSERVER_GOAL, ratio >= MLSERVER_GOAL)
+
+
+def measure_half_load(load: Load, rounds: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    os.sched_setaffinity(0, cores[:half] or cores)
+    server, address = start(load.folder, load.asof, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    os.sched_setaffinity(0, cores[half:])
+    try:
+        asked = (["--route", "process"], ["--service", "all"])
+        rate = load(address["grpc"], 1, *asked[0], "--concurrency", str(CALLERS))["rate"] / 2
+        pairs = [[load(address["grpc"], 1, *what, "--rate", str(rate)) for what in asked] for _ in range(rounds)]
+    finally:
+        os.sched_setaffinity(0, cores)
+        server.terminate()
+        server.wait()
+    predictions, features = (medians([pair[side] for pair in pairs]) for side in (0, 1))
+    for name, found in (("predictions", predictions), ("features alone", features)):
+        print(f"{name} at half load ({rate:,.0f} requests/s): p50 {found['p50']:.2f} ms, p99 {found['p99']:.2f} ms")
+    line("p99 of predictions at half load, ms", predictions["p99"], P99_GOAL_MS, predictions["p99"] <= P99_GOAL_MS)
 
 
 def measure_shadows(load: Load, ours: str, shadows: dict[str, str], rounds: int) -> None:
@@ -227,6 +242,11 @@ def main() -> None:
             measure(load, address["grpc"], mlserver, options.rounds)
         if shadows:
             measure_shadows(load, address["grpc"], shadows, options.rounds)
+        if options.only != "shadows":
+            processes.remove(server)
+            server.terminate()
+            server.wait()
+            measure_half_load(load, options.rounds)
     finally:
         for process in processes:
             process.terminate()

@@ -31,7 +31,7 @@ mod tokens;
 mod vacuum;
 mod validate;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -137,13 +137,24 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }),
+        Err(source) => return output.fail(&CliError::Io { action: "start threads".to_owned(), source }).into(),
     };
     let done = runtime.block_on(run(arguments, output));
     runtime.shutdown_timeout(serve::STOP_PATIENCE);
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => output.fail(&error),
+    let status = done.map_or_else(|error| output.fail(&error), |()| 0);
+    if goes_on {
+        leave_threads(status);
+    }
+    status.into()
+}
+
+/// Ends the process and does not destroy what a thread that cannot be ended, of a model that hangs, may still use.
+fn leave_threads(status: u8) {
+    let _ = std::io::stdout().flush();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: everything that has to be stored is; nothing else of the process is used any more.
+    unsafe {
+        libc::_exit(status.into());
     }
 }
 

@@ -43,8 +43,8 @@ impl Output {
         }
     }
 
-    /// Prints what went wrong: on standard error, and as a document where one is asked for.
-    pub fn fail(self, error: &CliError) -> ExitCode {
+    /// Prints what went wrong: on standard error, and as a document where one is asked for. Gives the exit status.
+    pub fn fail(self, error: &CliError) -> u8 {
         let text = error_chain(error);
         match error {
             CliError::Definitions(_) => eprintln!("{text}"),
@@ -55,7 +55,7 @@ impl Output {
             _ => json!([]),
         };
         self.document(&error_document(error.kind(), &text, diagnostics));
-        ExitCode::from(error.kind().exit_status())
+        error.kind().exit_status()
     }
 }
 

@@ -281,13 +281,14 @@ impl Turns {
         }
     }
 
-    /// Whether a request that comes now is to be refused before more than its head is read: what waits will take twice
-    /// the queue's time or, where much has waited for long, half of it. A burst is answered so, and a flood soon.
+    /// Whether a request that comes now is to be refused before more than its head is read: what waits will take
+    /// longer than the queue's time or, where much has waited for long, half of it. A burst is answered so, and a flood
+    /// soon.
     pub fn is_crowded(&self) -> bool {
         let wait = (self.queue.backlog.time() + self.large_backlog.time()) / u32::try_from(self.count).unwrap_or(1);
         let queue_time = self.queue.queue_time;
         let lasts = self.crowd.lasts(wait > queue_time / 4);
-        wait > if lasts > self.queue.patience() { queue_time / 2 } else { 2 * queue_time }
+        wait > if lasts > self.queue.patience() { queue_time / 2 } else { queue_time }
     }
 
     /// What a request that is refused by its head waits, so that who asks again at once does not ask all the time.
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_what_takes_twice_the_time_of_the_queue_or_stands_for_long() {
+    fn a_crowd_is_what_takes_the_time_of_the_queue_or_stands_for_long() {
         let mut turns = Turns::of(2, Duration::from_millis(20));
         // Of ten milliseconds each; two at a time.
         let waits = |turns: &Turns, small: usize, large: usize| {
@@ -444,11 +445,11 @@ mod tests {
             turns.is_crowded()
         };
         assert_eq!(
-            [(0, 0), (8, 0), (4, 4), (9, 0), (4, 5)].map(|(small, large)| waits(&turns, small, large)),
+            [(0, 0), (4, 0), (2, 2), (5, 0), (2, 3)].map(|(small, large)| waits(&turns, small, large)),
             [false, false, false, true, true]
         );
         turns.crowd.started -= Duration::from_secs(1);
-        let found = [8, 2, 3, 1, 3].map(|small| waits(&turns, small, 0));
+        let found = [4, 2, 3, 1, 3].map(|small| waits(&turns, small, 0));
         assert_eq!(found, [true, false, true, false, false], "it ends where little waits");
         assert_eq!(turns.queue.backlog.worked(|| 7), 7);
     }
