@@ -6,7 +6,7 @@ mod raw;
 mod tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use crate::diagnostics::{Diagnostics, Reporter};
@@ -184,5 +184,20 @@ pub fn resolve(base: &Path, location: &str) -> String {
     if scheme.is_some_and(is_scheme) {
         return location.to_owned();
     }
-    base.join(location).to_string_lossy().into_owned()
+    without_parents(&base.join(location)).to_string_lossy().into_owned()
+}
+
+/// The path without `..`, which no object store knows.
+fn without_parents(path: &Path) -> PathBuf {
+    if !path.components().any(|part| part == Component::ParentDir) {
+        return path.to_owned();
+    }
+    let mut whole = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir if whole.has_root() || whole.file_name().is_some() => drop(whole.pop()),
+            part => whole.push(part),
+        }
+    }
+    whole
 }

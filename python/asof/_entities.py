@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -78,8 +79,13 @@ def _refuse_twice(names: list[str], argument: str) -> None:
         raise InvalidError(f"`{argument}` has two columns `{twice[0]}`; rename or drop one of them")
 
 
+def _if_imported(name: str) -> Any:
+    """The module, if anybody has imported it; waits for a thread that is about to."""
+    return importlib.import_module(name) if name in sys.modules else None
+
+
 def _to_table(entities: Any, argument: str, dicts_are_maps: bool) -> pa.Table:
-    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    pandas, polars = _if_imported("pandas"), _if_imported("polars")
     if isinstance(entities, pa.Table):
         table = entities
     elif isinstance(entities, pa.RecordBatch):
@@ -139,7 +145,7 @@ def _name(name: Any) -> str:
 def _array(values: Any, name: str, argument: str, dicts_are_maps: bool = False) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values
-    polars = sys.modules.get("polars")
+    polars = _if_imported("polars")
     if polars is not None and isinstance(values, polars.Series):
         return values.to_arrow()
     if not hasattr(values, "__array__") and not isinstance(values, Sequence):

@@ -116,7 +116,8 @@ impl Effects {
     async fn of(project: &Project, plan: &Plan) -> Result<Self, CliError> {
         let registry = project.model_registry()?;
         let models = registry.models().await?;
-        let broken = broken_models(&models, plan);
+        let base = project.registry()?.latest().await?.map(|base| base.definitions).unwrap_or_default();
+        let broken = broken_models(&models, &base, plan);
         let mut problems = Vec::new();
         if !plan.definitions.prediction_routes.is_empty() {
             let features = Arc::new(Catalog::new(Arc::new(plan.next_version(SystemClock.now())))?);

@@ -13,7 +13,7 @@ use super::output::Output;
 use super::project::Project;
 use super::streams::{close_streams, streamed_sources};
 use crate::materialization::{remove_unknown_views, sync_view};
-use crate::online_store::{OnlineStore, Snapshot};
+use crate::online_store::{OnlineStore, Snapshot, SnapshotError};
 use crate::serving::pb::CheckpointRequest;
 use crate::serving::pb::admin_client::AdminClient;
 use crate::stream_ingestion::forget_streams;
@@ -77,7 +77,10 @@ pub async fn restore(project: &Project, arguments: &RestoreArguments, output: Ou
     remove_folder(&new.0)?;
     let snapshot = Snapshot::fetch(&arguments.location, &new.0.join("db"), &project.settings.project).await?;
     let store = project.open_online_store_at(new.0.clone())?;
-    store.verify()?;
+    store.verify().map_err(|error| SnapshotError::Damaged {
+        location: arguments.location.clone(),
+        problem: std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
+    })?;
     let store: Arc<dyn OnlineStore> = Arc::new(store);
     let (put, deleted) = bring_up(project, Arc::clone(&store)).await?;
     close(store).await?;

@@ -13,6 +13,7 @@ mod init;
 mod json_log;
 mod list;
 mod materialize;
+mod memory;
 mod models;
 mod online_access;
 mod optimize;
@@ -126,8 +127,10 @@ pub fn main() -> ExitCode {
         Command::Stream(arguments) => arguments.is_worker(),
         _ => false,
     };
-    if !goes_on {
-        share_memory();
+    if goes_on {
+        memory::give_back();
+    } else {
+        memory::share_arenas();
     }
     start_tracing();
     let output = Output::new(arguments.output);
@@ -158,22 +161,25 @@ fn leave_threads(status: u8) {
     }
 }
 
-/// Lets the threads of a command share two arenas of memory.
-///
-/// They hand large arrays to each other: with an arena for each thread, as the allocator has it, what one frees is not
-/// there for the others, and a batch answer takes a quarter more memory. A server's threads keep theirs.
-fn share_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it changes a setting of the allocator, before there is a second thread.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
+/// A writer whose failures concern nobody: a log on a disk that is full must not end the thread that writes to it.
+struct Careless(std::io::Stderr);
+
+impl Write for Careless {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
     }
 }
 
 fn start_tracing() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ASOF_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off,asof=info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Careless(std::io::stderr()));
     match std::env::var("ASOF_LOG_FORMAT").as_deref() {
         Ok("json") => subscriber.with_ansi(false).event_format(json_log::JsonLines).init(),
         _ => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),

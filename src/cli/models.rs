@@ -285,12 +285,10 @@ async fn show(project: &Project, arguments: &ShowArguments, output: Output) -> R
 async fn alias(project: &Project, arguments: &AliasArguments, output: Output) -> Result<(), CliError> {
     let AliasArguments { model, alias, version, remove: _, expected } = arguments;
     let expected = expected.map(|version| (version > 0).then_some(version));
-    let registry = project.model_registry()?;
+    let (registry, definitions) = (project.model_registry()?, project.definitions_or_none().await?);
     let moved = match version {
-        Some(_) => registry.set_alias(model, alias, *version, expected, &SystemClock).await?,
-        None => {
-            registry.remove_alias(model, alias, expected, &project.definitions_or_none().await?, &SystemClock).await?
-        }
+        Some(version) => registry.set_alias(model, alias, *version, expected, &definitions, &SystemClock).await?,
+        None => registry.remove_alias(model, alias, expected, &definitions, &SystemClock).await?,
     };
     let from = moved.model(model)?.history.last().and_then(|(_, moved)| moved.from);
     output.say(match version {

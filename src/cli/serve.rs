@@ -64,6 +64,8 @@ pub(super) async fn serve(
 ) -> Result<(), CliError> {
     raise_descriptors(project.settings.server.limits.connections);
     let workers = Workers::start()?;
+    // What is wrong with these is found before there is a store.
+    let (registry, offline_store, engine) = (project.registry()?, project.offline_store()?, project.engine()?);
     let online_store = project.serving_store()?;
     let OnlineStoreSettings::Rocksdb { history, .. } = project.settings.online_store;
     let online = OnlineRetrieval { store: Arc::clone(&online_store), clock: Arc::new(SystemClock), history };
@@ -76,10 +78,10 @@ pub(super) async fn serve(
     let mut state = ServerState::new(
         project.settings.clone(),
         project.folder.clone(),
-        project.registry()?,
-        project.offline_store()?,
+        registry,
+        offline_store,
         online_store,
-        project.engine()?,
+        engine,
         Arc::new(SystemClock),
         allow_request_time,
         workers.handle(),

@@ -48,6 +48,11 @@ pub async fn run(project: &Project, arguments: &TokensArguments, output: Output)
     let mut file = TokenFile::read(&path)?;
     match &arguments.command {
         TokensCommand::Create { name, role, views, expires_in } => {
+            if expires_in.is_some_and(|time| time.is_zero()) {
+                return Err(CliError::Usage(
+                    "--expires-in is how long the token is valid, and 0 is no time".to_owned(),
+                ));
+            }
             if let Some(views) = views {
                 check_views(project, views).await?;
             }

@@ -17,6 +17,8 @@ pub enum ModelRegistryError {
     UnknownAlias { model: String, alias: String, known: Vec<String> },
     #[error("version {version} of model `{model}` is retired")]
     Retired { model: String, version: u64 },
+    #[error("version {version} of model `{model}` reads what the definitions do not have: {reasons}")]
+    Unfit { model: String, version: u64, reasons: String },
     #[error("version {version} of model `{model}` is in use as {}; move the alias first", listed(aliases))]
     InUse { model: String, version: u64, aliases: Vec<String> },
     #[error("`{reference}` is named by route `{route}`; change the route first")]
@@ -59,6 +61,7 @@ impl ModelRegistryError {
             | ModelRegistryError::UnknownVersion { .. }
             | ModelRegistryError::UnknownAlias { .. } => ErrorKind::NotFound,
             ModelRegistryError::Retired { .. }
+            | ModelRegistryError::Unfit { .. }
             | ModelRegistryError::InUse { .. }
             | ModelRegistryError::Named { .. } => ErrorKind::Precondition,
             ModelRegistryError::FutureFormat { .. } => ErrorKind::Precondition,

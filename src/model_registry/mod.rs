@@ -27,7 +27,7 @@ pub use live::{BrokenModel, broken_models};
 pub use mlflow::{MlflowModel, read_mlflow};
 pub use models::{ModelReference, Models, RegisteredModel};
 pub use register::{Registration, prepare};
-pub use store::{ModelRegistry, NewModel};
+pub use store::{ModelRegistry, NewModel, check_fit};
 
 /// The alias that the first version of a model gets, and that a reference without one means.
 pub const CHAMPION: &str = "champion";

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::CHAMPION;
 use super::error::ModelRegistryError;
 use super::event::{Event, EventFile, FORMAT_VERSION, Golden, ModelVersion};
-use super::live::route_that_names;
+use super::live::{missing_inputs, route_that_names};
 use super::models::Models;
 use crate::definition::{Definitions, is_valid_name};
 use crate::registry::RegistryFolder;
@@ -87,7 +87,7 @@ impl ModelRegistry {
         let registered = Arc::clone(model.version(&name, number)?);
         // Whoever was killed before this left a model without a champion; the next version mends that.
         if model.history.is_empty() {
-            match self.set_alias(&name, CHAMPION, Some(1), Some(None), clock).await {
+            match self.move_alias(&name, CHAMPION, Some(1), Some(None), clock).await {
                 // Somebody else did it.
                 Ok(_) | Err(ModelRegistryError::Moved { .. }) => {}
                 Err(error) => return Err(error),
@@ -109,14 +109,28 @@ impl ModelRegistry {
         clock: &dyn Clock,
     ) -> Result<Arc<Models>, ModelRegistryError> {
         check_unnamed(definitions, model, alias)?;
-        self.set_alias(model, alias, None, expected, clock).await
+        self.move_alias(model, alias, None, expected, clock).await
     }
 
-    /// Moves an alias, or with no version removes it; with `expected`, only if that is what it stands for.
+    /// Moves an alias to a version; with `expected`, only if that is what it stands for.
     ///
     /// # Errors
-    /// A version that does not exist or is retired; [`ModelRegistryError::Moved`].
+    /// A version that does not exist or is retired; [`ModelRegistryError::Unfit`] where the definitions have no more
+    /// what it reads; [`ModelRegistryError::Moved`].
     pub async fn set_alias(
+        &self,
+        model: &str,
+        alias: &str,
+        to: u64,
+        expected: Option<Option<u64>>,
+        definitions: &Definitions,
+        clock: &dyn Clock,
+    ) -> Result<Arc<Models>, ModelRegistryError> {
+        check_fit(definitions, self.models().await?.model(model)?.version(model, to)?)?;
+        self.move_alias(model, alias, Some(to), expected, clock).await
+    }
+
+    async fn move_alias(
         &self,
         model: &str,
         alias: &str,
@@ -237,6 +251,17 @@ impl ModelRegistry {
 #[derive(serde::Deserialize)]
 struct Head {
     format_version: u64,
+}
+
+/// # Errors
+/// [`ModelRegistryError::Unfit`].
+pub fn check_fit(definitions: &Definitions, version: &ModelVersion) -> Result<(), ModelRegistryError> {
+    let reasons = missing_inputs(definitions, version);
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let (model, version) = (version.model.clone(), version.version);
+    Err(ModelRegistryError::Unfit { model, version, reasons: reasons.join("; ") })
 }
 
 fn check_unnamed(definitions: &Definitions, model: &str, pointer: &str) -> Result<(), ModelRegistryError> {

@@ -52,8 +52,9 @@ async fn the_first_version_is_the_champion_and_every_move_is_recorded() {
         assert_eq!(registered.version, number);
         assert_eq!(models.artefact(&registered).await.unwrap(), model());
     }
-    models.set_alias("m", "champion", Some(2), Some(Some(1)), &SystemClock).await.unwrap();
-    let error = models.set_alias("m", "champion", Some(1), Some(Some(1)), &SystemClock).await.unwrap_err();
+    models.set_alias("m", "champion", 2, Some(Some(1)), &definitions(FILE), &SystemClock).await.unwrap();
+    let error =
+        models.set_alias("m", "champion", 1, Some(Some(1)), &definitions(FILE), &SystemClock).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     // Somebody who starts from the files sees the same.
     let again = ModelRegistry::open(folder.path().to_str().unwrap()).unwrap().models().await.unwrap();
@@ -79,7 +80,7 @@ async fn versions_in_use_are_not_retired_and_retired_ones_not_used() {
         Err(ModelRegistryError::InUse { .. })
     ));
     models.retire("m", 2, &Definitions::default(), &SystemClock).await.unwrap();
-    let moved = models.set_alias("m", "rival", Some(2), None, &SystemClock).await;
+    let moved = models.set_alias("m", "rival", 2, None, &definitions(FILE), &SystemClock).await;
     assert!(matches!(moved, Err(ModelRegistryError::Retired { .. })));
 }
 
@@ -158,7 +159,11 @@ async fn changes_that_break_a_live_model_name_it() {
     let models = models.models().await.unwrap();
     let reasons = |from: &str, to: &str| {
         let changed = plan(Some(&registry), definitions(&FILE.replace(from, to)));
-        broken_models(&models, &changed).iter().flat_map(|model| model.reasons.clone()).collect::<Vec<_>>().join("; ")
+        broken_models(&models, &registry.definitions, &changed)
+            .iter()
+            .flat_map(|model| model.reasons.clone())
+            .collect::<Vec<_>>()
+            .join("; ")
     };
     assert_eq!(reasons("{name: size, type: int64}, ", ""), "`profile:size` is removed");
     assert!(
@@ -168,6 +173,23 @@ async fn changes_that_break_a_live_model_name_it() {
     assert!(reasons("name: profile, entities", "name: profile, ttl: 1h, entities").contains("ttl: no limit -> 1h"));
     assert_eq!(reasons("name: other, entities", "name: other, ttl: 1h, entities"), "");
     assert_eq!(reasons("name: profile, entities", "name: profile, owner: me, entities"), "");
+    let by_other_keys = "{name: s, features: [{view: profile, join_keys: {shop: shop2}}]}";
+    assert_eq!(
+        reasons("{name: s, features: [profile]}", by_other_keys),
+        "`profile` of service `s` is read by other keys"
+    );
+    let swapped = FILE.replace("name: profile", "name: x").replace("name: other", "name: profile");
+    let swapped = swapped
+        .replace("name: x", "name: other")
+        .replace("features: [profile]}", "features: [{view: other, as: profile}]}");
+    assert!(reasons(FILE, &swapped).contains("`profile` of service `s` was `profile`, and is `other`"));
+    let with_column =
+        FILE.replace("{name: at, type: timestamp}", "{name: at, type: timestamp}, {name: new, type: int64}");
+    assert_eq!(reasons(FILE, &with_column), "", "a column that comes to a source");
+    let pinned = FILE.replace("name: profile, entities", "name: profile, ttl: 1h, entities");
+    let pinned = format!("{pinned}prediction_routes:\n  - {{name: r, model: m@1}}\n");
+    let broken = broken_models(&models, &registry.definitions, &plan(Some(&registry), definitions(&pinned)));
+    assert_eq!(broken[0].routes, ["r"]);
     let grown = "entities: [shop], owner: me, source: visits, features: [{name: new, type: int64}, {name: a,";
     assert_eq!(reasons("entities: [shop], source: visits, features: [{name: a,", grown), "");
 }

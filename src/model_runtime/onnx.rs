@@ -214,6 +214,21 @@ fn chosen_output(outputs: &[(&str, &ValueType)], asked: Option<&str>) -> Result<
         ValueType::Sequence(_) => true,
         _ => false,
     };
+    let is_whole = |kind: &ValueType| match kind {
+        ValueType::Tensor { ty, .. } => matches!(ty, TensorElementType::Int64 | TensorElementType::Int32),
+        _ => false,
+    };
+    let is_label = |(_, kind): &(&str, &ValueType)| is_whole(kind);
+    if asked.is_none()
+        && !outputs.iter().any(|(name, kind)| is_probability(name) && is_number(kind))
+        && outputs.iter().find(|(_, kind)| is_number(kind)).is_some_and(is_label)
+        && outputs.iter().any(|(_, kind)| is_number(kind) && !is_whole(kind))
+    {
+        return Err(format!(
+            "its first output is a label, and others are numbers; name the prediction with --prediction-output: {}",
+            listed()
+        ));
+    }
     let found = match asked {
         Some(asked) => outputs.iter().find(|(name, _)| *name == asked),
         None => outputs

@@ -13,7 +13,7 @@ use crate::definition::{
     Experiment, FeatureReference, Field, PredictionLog, PredictionRoute, RouteAnswer, Shadow, Step, ValueType,
 };
 use crate::error::error_chain;
-use crate::model_registry::{InputSource, ModelReference};
+use crate::model_registry::{InputSource, ModelReference, check_fit};
 use crate::model_runtime::InputKind;
 use crate::retrieval::{Catalog, FeatureSelection, ResolvedRequest};
 
@@ -75,6 +75,12 @@ pub struct Read {
 }
 
 impl Read {
+    /// Whether a key, a request value or a feature of it has this name.
+    fn has_column(&self, name: &str) -> bool {
+        let mut sent = self.resolved.join_keys.iter().chain(&self.resolved.request_values);
+        sent.any(|field| field.name == name) || self.resolved.outputs.iter().any(|output| output.field.name == name)
+    }
+
     fn new(name: String, resolved: Arc<ResolvedRequest>) -> Self {
         let names = resolved.outputs.iter().enumerate();
         let positions = names.map(|(position, output)| (output.name.clone(), position)).collect();
@@ -148,13 +154,17 @@ impl Planner<'_> {
                 (Some(lookup.clone()), fallback.iter().map(step).collect())
             }
         };
-        let load = |text: &str| (self.load)(&text.parse()?);
+        let load = |text: &str| {
+            let model = (self.load)(&text.parse()?)?;
+            check_fit(&self.features.registry.definitions, &model.version)?;
+            Ok::<_, PredictionError>(model)
+        };
         let mut models: Vec<Arc<LoadedModel>> = Vec::new();
         for step in &steps {
             models.push(load(&step.model)?);
             models.extend(step.otherwise.as_deref().map(load).transpose()?);
         }
-        let experiment = route.experiment.as_ref().map(|experiment| self.experiment(experiment)).transpose()?;
+        let experiment = route.experiment.as_ref().map(|experiment| self.experiment(experiment, &load)).transpose()?;
         models
             .extend(experiment.iter().flat_map(|experiment| &experiment.variants).map(|(_, model)| Arc::clone(model)));
         let mut reads = lookup.iter().map(|reference| self.read_lookup(reference)).collect::<Result<Vec<_>, _>>()?;
@@ -197,6 +207,12 @@ impl Planner<'_> {
         let steps = steps.iter().map(planned).collect::<Result<Vec<_>, _>>()?;
         check_widths(&steps)?;
         let mut columns: HashSet<String> = fields.iter().map(|field| field.name.clone()).collect();
+        // Nobody can send what a step predicts, unless a feature is called so, too.
+        for alias in steps.iter().filter_map(|step| step.alias.as_ref()) {
+            if all_reads.iter().all(|read| !read.has_column(alias)) {
+                columns.remove(alias);
+            }
+        }
         columns.extend(experiment.iter().map(|experiment| experiment.unit.clone()));
         let mut join_keys: Vec<String> = Vec::new();
         for key in all_reads.iter().flat_map(|read| &read.resolved.join_keys) {
@@ -219,13 +235,17 @@ impl Planner<'_> {
         })
     }
 
-    fn experiment(&self, experiment: &Experiment) -> Result<PlannedExperiment, PredictionError> {
+    fn experiment(
+        &self,
+        experiment: &Experiment,
+        load: &dyn Fn(&str) -> Result<Arc<LoadedModel>, PredictionError>,
+    ) -> Result<PlannedExperiment, PredictionError> {
         let total: f64 = experiment.variants.iter().map(|variant| variant.weight).sum();
         let mut end = 0.0;
         let mut variants = Vec::new();
         for variant in &experiment.variants {
             end += variant.weight / total;
-            variants.push((end, (self.load)(&variant.model.parse()?)?));
+            variants.push((end, load(&variant.model)?));
         }
         Ok(PlannedExperiment { name: experiment.name.clone(), unit: experiment.unit.clone(), variants })
     }

@@ -34,7 +34,7 @@ pub(super) fn entity_details(old: &Entity, new: &Entity) -> Vec<String> {
 }
 
 pub(super) fn source_details(old: &Source, new: &Source) -> Vec<String> {
-    let mut details = source_data_details(old, new);
+    let mut details: Vec<String> = texts(source_data_details(old, new)).collect();
     details.extend(stream_details(old, new));
     details.extend(field_descriptions(&old.schema, &new.schema));
     details.extend(documentation_details(&old.documentation, &new.documentation));
@@ -42,7 +42,7 @@ pub(super) fn source_details(old: &Source, new: &Source) -> Vec<String> {
 }
 
 /// The differences of two sources that change what rows they give.
-fn source_data_details(old: &Source, new: &Source) -> Vec<String> {
+fn source_data_details(old: &Source, new: &Source) -> Vec<Detail> {
     let mut details = Vec::new();
     details.extend(difference("batch", &batch_text(old.batch.as_ref()), &batch_text(new.batch.as_ref())));
     details.extend(difference(
@@ -59,8 +59,9 @@ fn source_data_details(old: &Source, new: &Source) -> Vec<String> {
         let name = |source: &Source| source.rename.get(column).unwrap_or(column).clone();
         details.extend(difference(&format!("rename of `{column}`"), &name(old), &name(new)));
     }
-    details.extend(texts(typed_field_details("column", &old.schema, &new.schema)));
     details.extend(stream_data_details(old, new));
+    let mut details = marked(&Affects::Values, details);
+    details.extend(typed_field_details("column", &old.schema, &new.schema));
     details
 }
 
@@ -110,17 +111,16 @@ pub(super) fn feature_view_details(
     };
     note(
         Effect::Nothing,
-        marked(Affects::Nothing, difference("entities", &names(&old.entities), &names(&new.entities))),
+        marked(&Affects::Nothing, difference("entities", &names(&old.entities), &names(&new.entities))),
     );
-    note(Effect::Nothing, marked(Affects::Nothing, changed_entities(base, old, definitions, new)));
+    note(Effect::Nothing, marked(&Affects::Nothing, changed_entities(base, old, definitions, new)));
     let (old_keys, new_keys) = (columns(&base.join_keys(old)), columns(&definitions.join_keys(new)));
-    note(Effect::Rebuild, marked(Affects::Values, difference("join keys", &old_keys, &new_keys)));
-    note(input_effect(&old.input, &new.input), marked(Affects::Values, input_details(&old.input, &new.input)));
-    let sources = changed_sources(base, &old.input, definitions, &new.input);
-    note(Effect::Recompute, marked(Affects::Values, sources));
+    note(Effect::Rebuild, marked(&Affects::Values, difference("join keys", &old_keys, &new_keys)));
+    note(input_effect(&old.input, &new.input), marked(&Affects::Values, input_details(&old.input, &new.input)));
+    note(Effect::Recompute, changed_sources(base, &old.input, definitions, &new.input));
     let kind = |is_static| if is_static { "static" } else { "timed" };
     let (old_kind, new_kind) = (kind(base.is_static(old)), kind(definitions.is_static(new)));
-    note(Effect::Rebuild, marked(Affects::Values, difference("rows", old_kind, new_kind)));
+    note(Effect::Rebuild, marked(&Affects::Values, difference("rows", old_kind, new_kind)));
     let effect_of_features = match (old.is_aggregation(), new.is_aggregation()) {
         // What is stored are the columns of events.
         (true, true) => Effect::Recompute,
@@ -130,8 +130,8 @@ pub(super) fn feature_view_details(
     note(Effect::Recompute, aggregations::details(old, new));
     note(field_effect(&old.stored_fields(), &new.stored_fields()), aggregations::event_column_details(old, new));
     let duration = |ttl: Option<Duration>| ttl.map_or("no limit".to_owned(), format_duration);
-    note(Effect::Nothing, marked(Affects::Values, difference("ttl", &duration(old.ttl), &duration(new.ttl))));
-    note(Effect::Nothing, marked(Affects::Nothing, feature_view_metadata(old, new)));
+    note(Effect::Nothing, marked(&Affects::Values, difference("ttl", &duration(old.ttl), &duration(new.ttl))));
+    note(Effect::Nothing, marked(&Affects::Nothing, feature_view_metadata(old, new)));
     (details, effect)
 }
 
@@ -181,14 +181,17 @@ fn kind_of_input(input: &ViewInput) -> &'static str {
     }
 }
 
-/// Sources that a view had and has, and that give other rows than before.
-fn changed_sources(base: &Definitions, old: &ViewInput, definitions: &Definitions, new: &ViewInput) -> Vec<String> {
-    let changed = |name: &&SourceName| match (base.source(name.as_str()), definitions.source(name.as_str())) {
-        (Some(old), Some(new)) => !source_data_details(old, new).is_empty(),
-        _ => false,
+/// Sources that a view had and has, and that give other rows than before. Columns that come to a source change no
+/// feature that there is.
+fn changed_sources(base: &Definitions, old: &ViewInput, definitions: &Definitions, new: &ViewInput) -> Vec<Detail> {
+    let changed = |name: &SourceName| {
+        let details = source_data_details(base.source(name.as_str())?, definitions.source(name.as_str())?);
+        let is_of_columns = details.iter().all(|detail| detail.affects == Affects::Column);
+        let affects = if is_of_columns { Affects::Column } else { Affects::Values };
+        (!details.is_empty()).then(|| Detail::new(affects, format!("source `{name}` changed")))
     };
     let kept: BTreeSet<&SourceName> = new.sources().iter().filter(|name| old.sources().contains(name)).collect();
-    kept.into_iter().filter(changed).map(|name| format!("source `{name}` changed")).collect()
+    kept.into_iter().filter_map(changed).collect()
 }
 
 /// Entities that a view had and has, and that have other join keys than before.
@@ -216,22 +219,22 @@ pub(super) fn on_demand_details(old: &OnDemandFeatureView, new: &OnDemandFeature
     let (old_fields, new_fields) = (fields(old), fields(new));
     // Expressions read them all by name.
     let request = texts(typed_field_details("request value", &old.request, &new.request));
-    let mut details = marked(Affects::Values, request);
+    let mut details = marked(&Affects::Values, request);
     let features_from = difference("features_from", &names(&old.features_from), &names(&new.features_from));
-    details.extend(marked(Affects::Values, features_from));
+    details.extend(marked(&Affects::Values, features_from));
     details.extend(typed_field_details("feature", &old_fields, &new_fields));
     for feature in &new.features {
         let before = old.features.iter().find(|before| before.field.name == feature.field.name);
         let label = format!("expression of `{}`", feature.field.name);
         let changed = before.and_then(|before| difference(&label, before.expression.trim(), feature.expression.trim()));
-        details.extend(marked(Affects::Values, changed));
+        details.extend(marked(&Affects::Feature(feature.field.name.clone()), changed));
     }
     let mut told = Vec::new();
     told.extend(reordered("features", &field_names(&old_fields), &field_names(&new_fields)));
     told.extend(field_descriptions(&old.request, &new.request));
     told.extend(field_descriptions(&old_fields, &new_fields));
     told.extend(documentation_details(&old.documentation, &new.documentation));
-    details.extend(marked(Affects::Nothing, told));
+    details.extend(marked(&Affects::Nothing, told));
     details
 }
 
@@ -270,18 +273,18 @@ fn typed_field_details(what: &str, old: &[Field], new: &[Field]) -> Vec<Detail> 
             None => details.push(Detail::new(Affects::Column, format!("{what} `{name}` removed: {value_type}"))),
             Some(new) => {
                 let retyped = difference(&format!("type of `{name}`"), value_type, new);
-                details.extend(marked(Affects::Values, retyped));
+                details.extend(marked(&Affects::Feature(name.clone()), retyped));
             }
         }
     }
     let added = new.iter().filter(|field| !old_types.contains_key(&field.name));
     let added = added.map(|field| format!("{what} `{}` added: {}", field.name, field.value_type));
-    details.extend(marked(Affects::Column, added));
+    details.extend(marked(&Affects::Column, added));
     details
 }
 
-fn marked(affects: Affects, texts: impl IntoIterator<Item = String>) -> Vec<Detail> {
-    texts.into_iter().map(|text| Detail::new(affects, text)).collect()
+fn marked(affects: &Affects, texts: impl IntoIterator<Item = String>) -> Vec<Detail> {
+    texts.into_iter().map(|text| Detail::new(affects.clone(), text)).collect()
 }
 
 fn texts(details: Vec<Detail>) -> impl Iterator<Item = String> {

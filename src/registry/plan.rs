@@ -43,12 +43,14 @@ pub struct Detail {
 
 /// What a difference changes of the features of the view it is of. An entity, a source, a service or a route changes no
 /// feature by itself: the views that read it have changes of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Affects {
     Nothing,
     /// One column, which comes or goes.
     Column,
-    /// The values of features that stay.
+    /// The values of one feature that stays.
+    Feature(String),
+    /// The values of any feature.
     Values,
 }
 

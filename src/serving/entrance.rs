@@ -70,9 +70,16 @@ where
         let arrived = Instant::now();
         let call = call(request.uri().path().trim_start_matches('/'));
         let recording = self.layer.recorder.begin(call, request.headers(), arrived);
-        let permit = call.filter(|call| call.is_bounded).map(|_| self.layer.in_flight.enter());
+        // First: strangers take nobody's place.
+        let admitted = self.layer.access.admit(call, request.headers(), request.extensions().get::<Peer>());
+        let is_bounded = admitted.is_ok() && call.is_some_and(|call| call.is_bounded);
+        let permit = is_bounded.then(|| self.layer.in_flight.enter());
         let (layer, mut services) = (Arc::clone(&self.layer), self.services.clone());
         Box::pin(async move {
+            match admitted {
+                Ok(caller) => drop(request.extensions_mut().insert(caller)),
+                Err(status) => return Ok(watch(status.into_http(), None, recording)),
+            }
             let permit = match permit {
                 Some(Err(Full)) => return Ok(watch(layer.in_flight.refuse_full(), None, recording)),
                 Some(Ok(permit)) => Some(permit),
@@ -83,11 +90,6 @@ where
                 drop(request);
                 tokio::time::sleep(layer.turns.refusal_delay()).await;
                 return Ok(watch(layer.turns.refusal().into_http(), permit, recording));
-            }
-            let peer = request.extensions().get::<Peer>();
-            match layer.access.admit(call, request.headers(), peer) {
-                Ok(caller) => drop(request.extensions_mut().insert(caller)),
-                Err(status) => return Ok(watch(status.into_http(), permit, recording)),
             }
             answer_as_asked(request.headers_mut());
             let answered = within(recording.trace(), services.call(request));

@@ -324,7 +324,7 @@ impl FeatureStore for FeatureStoreService {
         let caller = caller(request.extensions());
         let catalog = self.state.catalog();
         let ingestion = self.state.ingestion();
-        let faults = ingestion.as_ref().map(|ingestion| ingestion.faults()).unwrap_or_default();
+        let faults = ingestion.as_ref().map(|ingestion| ingestion.all_faults()).unwrap_or_default();
         let mut views = Vec::new();
         let all = catalog.iter().flat_map(|catalog| &catalog.definitions().feature_views);
         for view in all.filter(|view| caller.may_use(view.name.as_str())) {

@@ -1,6 +1,7 @@
 //! The HTTP/JSON gateway: the same calls for callers without gRPC, and `/metrics`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -87,6 +88,11 @@ pub(super) struct HttpEntrance {
 /// Admits a request, or answers 401, 403 or 429; ends one that takes too long.
 async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next: Next) -> Response {
     let called = called(&request);
+    // First: strangers take nobody's place.
+    match entrance.access.admit(called, request.headers(), request.extensions().get::<Peer>()) {
+        Ok(caller) => drop(request.extensions_mut().insert(caller)),
+        Err(status) => return failed(&status),
+    }
     let permit = match called.is_some_and(|call| call.is_bounded).then(|| entrance.in_flight.enter()) {
         Some(Err(_)) => return refuse_for_now(&entrance.in_flight.full()),
         Some(Ok(permit)) => Some(permit),
@@ -96,11 +102,6 @@ async fn enter(State(entrance): State<HttpEntrance>, mut request: Request, next:
         drop(request);
         tokio::time::sleep(entrance.turns.refusal_delay()).await;
         return failed(&entrance.turns.refusal());
-    }
-    let peer = request.extensions().get::<Peer>();
-    match entrance.access.admit(called, request.headers(), peer) {
-        Ok(caller) => drop(request.extensions_mut().insert(caller)),
-        Err(status) => return failed(&status),
     }
     match tokio::time::timeout(entrance.request_time, next.run(request)).await {
         Ok(answer) => match permit {
@@ -153,13 +154,16 @@ async fn ready(State(gateway): State<Gateway>) -> Response {
     let Some(catalog) = state.catalog() else {
         return failure(StatusCode::SERVICE_UNAVAILABLE, "no definitions are applied; run `asof apply`");
     };
+    if state.is_replica && !state.is_caught_up.load(Ordering::SeqCst) {
+        return failure(StatusCode::SERVICE_UNAVAILABLE, "online values are brought up to their tables");
+    }
     // Nobody is asked for a token here: where others are, names and reasons are for those that have one.
     let is_open = state.settings.server.tokens.is_none();
     if let Some(fault) = state.streams_fault() {
         let reason = if is_open { format!(": {}", error_chain(&*fault)) } else { String::new() };
         return failure(StatusCode::SERVICE_UNAVAILABLE, &format!("{STREAMS_CLOSED}{reason}"));
     }
-    let faults = state.ingestion().map(|ingestion| ingestion.faults()).unwrap_or_default();
+    let faults = state.ingestion().map(|ingestion| ingestion.all_faults()).unwrap_or_default();
     let mut answer = json!({"status": "ready", "registry_version": catalog.registry.version});
     if !faults.is_empty() && is_open {
         let reasons = |faults: &mut dyn Iterator<Item = (&str, &IngestionError)>| {

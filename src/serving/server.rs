@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use metrics::gauge;
@@ -41,6 +42,8 @@ use crate::settings::resolve;
 /// Bytes of a message that carries a piece of a spine, or rows of a push.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
+/// How long after values could not be brought up to their tables it is tried again.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(2);
 /// How long requests under way may take once the server is to end.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 /// Requests of one connection at once; more wait at the caller's side.
@@ -197,10 +200,18 @@ impl Server {
         ];
         let repair = Arc::clone(&state);
         state.workers.spawn(async move {
-            // What a job committed and did not live to upload.
-            if let Err(error) = repair.sync_online_store(&[]).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "online values are not up to their tables");
+            // What a job committed and did not live to upload, and what a replica's snapshot did not have.
+            while repair.is_replica && repair.catalog().is_none() {
+                tokio::time::sleep(CATCH_UP_INTERVAL).await;
             }
+            while let Err(error) = repair.sync_online_store(&[]).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "online values are not up to their tables");
+                if !repair.is_replica {
+                    return;
+                }
+                tokio::time::sleep(CATCH_UP_INTERVAL).await;
+            }
+            repair.is_caught_up.store(true, Ordering::SeqCst);
         });
         let limits = &state.settings.server.limits;
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));

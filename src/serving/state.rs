@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -39,6 +40,8 @@ pub struct ServerState {
     pub allow_request_time: bool,
     /// Whether streams are left to another server.
     pub is_replica: bool,
+    /// Whether online values were brought up to their tables since the start.
+    pub(super) is_caught_up: AtomicBool,
     /// Runs jobs and joins, so that they never hold up the threads that answer online requests.
     pub workers: tokio::runtime::Handle,
     pub(super) turns: Arc<Turns>,
@@ -84,6 +87,7 @@ impl ServerState {
             engine,
             allow_request_time,
             is_replica: false,
+            is_caught_up: AtomicBool::new(false),
             workers,
             catalog: ArcSwapOption::empty(),
             sync_lock: tokio::sync::Mutex::new(()),

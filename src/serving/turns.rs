@@ -12,8 +12,9 @@
 //! waited as long as they can, everybody would be answered late. From then on those who came last are first, and answered
 //! about as fast as ever; the others are refused once their patience is over.
 //!
-//! Reading a request only to refuse it takes a part of what answering it would. So while there is more to do than can be
-//! done, requests are refused by their head, unless what waits will soon be done.
+//! Reading a request only to refuse it takes a part of what answering it would. So where much has stood in the queue for
+//! long, requests are refused by their head, until what waits will soon be done. Requests of many rows have turns of their
+//! own, and a queue that nobody is refused for but they.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -41,6 +42,10 @@ const PATIENCE: u32 = 5;
 const STRETCH_MIN: Duration = Duration::from_millis(1);
 /// Up to here a request is answered on the thread that received it: handing it over would take longer.
 const INLINE_ROWS_MAX: usize = 256;
+/// What a request takes besides its rows, in rows.
+const REQUEST_ROWS: usize = 8;
+/// Of a row, before any was measured.
+const ROW_NS_FIRST: u64 = 1_000;
 
 thread_local! {
     static HAD_NOTHING_TO_DO: Cell<bool> = const { Cell::new(false) };
@@ -56,19 +61,18 @@ pub(super) struct Turns {
     queue: Arc<Queue>,
     /// Turns of requests that are too large for the thread that received them.
     large: Arc<Semaphore>,
-    large_backlog: Arc<Backlog>,
+    large_pace: Arc<Pace>,
     /// How many work at once of either kind.
     count: usize,
     crowd: Crowd,
     waited: OnceLock<Histogram>,
 }
 
-/// What waits, as the time that it will take.
-#[derive(Debug, Default)]
-struct Backlog {
-    waiting: AtomicUsize,
-    /// What the work on a request takes, about.
-    work_ns: AtomicU64,
+/// How long work takes.
+#[derive(Debug)]
+struct Pace {
+    /// Of a row, about; a request takes as long as so many rows more than it has.
+    row_ns: AtomicU64,
 }
 
 /// Since when more waits than should.
@@ -84,7 +88,9 @@ struct Queue {
     state: Mutex<QueueState>,
     /// How long the first may wait until the last goes before it.
     queue_time: Duration,
-    backlog: Backlog,
+    pace: Pace,
+    /// As of the state, for those who only look.
+    rows: AtomicUsize,
 }
 
 struct QueueState {
@@ -92,10 +98,13 @@ struct QueueState {
     free: usize,
     /// Those who came first stand in front.
     waiting: VecDeque<Waiting>,
+    /// The rows of all that wait, [`REQUEST_ROWS`] for each of them included.
+    rows: usize,
 }
 
 struct Waiting {
     came: Instant,
+    rows: usize,
     /// Does the work, unless nobody waits for it any more.
     work: Box<dyn FnOnce() + Send>,
 }
@@ -144,37 +153,28 @@ async fn work_on(mut turn: Turn) {
     }
 }
 
-impl Backlog {
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { row_ns: AtomicU64::new(ROW_NS_FIRST) }
+    }
+}
+
+impl Pace {
     /// Does some work, and notes how long it took.
-    fn worked<T>(&self, work: impl FnOnce() -> T) -> T {
+    fn worked<T>(&self, rows: usize, work: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let done = work();
-        let (mean, took) = (self.work_ns.load(Ordering::Relaxed), nanos(began.elapsed()));
+        let mean = self.row_ns.load(Ordering::Relaxed);
+        // A thread that was interrupted took long, and says little: what is faster counts more.
+        let found = (nanos(began.elapsed()) / rows.max(1) as u64).min(mean.saturating_mul(4));
+        let next = if found < mean { mean - (mean - found) / 4 } else { mean + (found - mean) / 16 };
         // Of two at once one is lost, which a mean can bear.
-        let next = if mean == 0 { took } else { mean - mean / 32 + took / 32 };
-        self.work_ns.store(next, Ordering::Relaxed);
+        self.row_ns.store(next.max(1), Ordering::Relaxed);
         done
     }
 
-    fn time(&self) -> Duration {
-        let waiting = u64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.work_ns.load(Ordering::Relaxed).saturating_mul(waiting))
-    }
-}
-
-/// Whoever waits, until it is dropped.
-struct Waits(Arc<Backlog>);
-
-impl Waits {
-    fn new(backlog: &Arc<Backlog>) -> Self {
-        backlog.waiting.fetch_add(1, Ordering::Relaxed);
-        Waits(Arc::clone(backlog))
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    fn of(&self, rows: usize) -> Duration {
+        Duration::from_nanos(self.row_ns.load(Ordering::Relaxed).saturating_mul(rows as u64))
     }
 }
 
@@ -215,6 +215,7 @@ impl Queue {
     fn enter<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         self: &Arc<Self>,
         came: Instant,
+        rows: usize,
         work: W,
     ) -> Result<(Turn, W), oneshot::Receiver<T>> {
         let mut state = self.state();
@@ -228,8 +229,9 @@ impl Queue {
                 let _ = sender.send(work());
             }
         };
-        state.waiting.push_back(Waiting { came, work: Box::new(work) });
-        self.backlog.waiting.store(state.waiting.len(), Ordering::Relaxed);
+        state.waiting.push_back(Waiting { came, rows, work: Box::new(work) });
+        state.rows += rows;
+        self.rows.store(state.rows, Ordering::Relaxed);
         Err(receiver)
     }
 
@@ -248,19 +250,20 @@ impl Queue {
 
     fn next(&self) -> Option<Waiting> {
         let mut state = self.state();
-        let next = loop {
-            let Some(first) = state.waiting.front() else { break None };
-            let waited = first.came.elapsed();
-            if waited <= self.queue_time {
-                break state.waiting.pop_front();
+        loop {
+            let waited = state.waiting.front()?.came.elapsed();
+            let is_over = waited > self.patience();
+            let next = if is_over || waited <= self.queue_time {
+                state.waiting.pop_front()?
+            } else {
+                state.waiting.pop_back()?
+            };
+            state.rows -= next.rows;
+            self.rows.store(state.rows, Ordering::Relaxed);
+            if !is_over {
+                return Some(next);
             }
-            if waited <= self.patience() {
-                break state.waiting.pop_back();
-            }
-            state.waiting.pop_front();
-        };
-        self.backlog.waiting.store(state.waiting.len(), Ordering::Relaxed);
-        next
+        }
     }
 }
 
@@ -270,25 +273,24 @@ impl Turns {
     }
 
     fn of(count: usize, queue_time: Duration) -> Self {
-        let state = Mutex::new(QueueState { free: count, waiting: VecDeque::new() });
+        let state = Mutex::new(QueueState { free: count, waiting: VecDeque::new(), rows: 0 });
         Turns {
-            queue: Arc::new(Queue { state, queue_time, backlog: Backlog::default() }),
+            queue: Arc::new(Queue { state, queue_time, pace: Pace::default(), rows: AtomicUsize::new(0) }),
             large: Arc::new(Semaphore::new(count)),
-            large_backlog: Arc::default(),
+            large_pace: Arc::default(),
             count,
             crowd: Crowd::new(),
             waited: OnceLock::new(),
         }
     }
 
-    /// Whether a request that comes now is to be refused before more than its head is read: what waits will take
-    /// longer than the queue's time or, where much has waited for long, half of it. A burst is answered so, and a flood
-    /// soon.
+    /// Whether a request that comes now is to be refused before more than its head is read: much has waited for long, and
+    /// still takes longer than half of the queue's time. A burst is answered so, and a flood soon.
     pub fn is_crowded(&self) -> bool {
-        let wait = (self.queue.backlog.time() + self.large_backlog.time()) / u32::try_from(self.count).unwrap_or(1);
-        let queue_time = self.queue.queue_time;
-        let lasts = self.crowd.lasts(wait > queue_time / 4);
-        wait > if lasts > self.queue.patience() { queue_time / 2 } else { queue_time }
+        let rows = self.queue.rows.load(Ordering::Relaxed);
+        let wait = self.queue.pace.of(rows) / u32::try_from(self.count).unwrap_or(1);
+        let lasts = self.crowd.lasts(wait > self.queue.queue_time / 4);
+        lasts > self.queue.patience() && wait > self.queue.queue_time / 2
     }
 
     /// What a request that is refused by its head waits, so that who asks again at once does not ask all the time.
@@ -305,27 +307,36 @@ impl Turns {
         rows: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        if rows > INLINE_ROWS_MAX { self.run_apart(work).await } else { self.run_here(work).await }
+        let is_large = rows > INLINE_ROWS_MAX;
+        let rows = rows.saturating_add(REQUEST_ROWS);
+        if is_large { self.run_apart(rows, work).await } else { self.run_here(rows, work).await }
     }
 
-    /// On a thread for work that takes long.
-    async fn run_apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    /// On a thread for work that takes long. It may wait as long as it takes, and for the queue's time at least.
+    async fn run_apart<T: Send + 'static>(
+        &self,
+        rows: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let came = Instant::now();
-        let waits = Waits::new(&self.large_backlog);
-        let turn = tokio::time::timeout(self.queue.patience(), Arc::clone(&self.large).acquire_owned()).await;
-        drop(waits);
+        let patience = self.large_pace.of(rows).max(self.queue.queue_time);
+        let turn = tokio::time::timeout(patience, Arc::clone(&self.large).acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(self.refusal()) };
         trace::stage("turn", came);
-        let (traced, backlog) = (trace::current(), Arc::clone(&self.large_backlog));
+        let (traced, pace) = (trace::current(), Arc::clone(&self.large_pace));
         let work = move || {
-            let done = trace::within_thread(traced, || backlog.worked(work));
+            let done = trace::within_thread(traced, || pace.worked(rows, work));
             drop(turn);
             done
         };
         tokio::task::spawn_blocking(work).await.map_err(|error| Status::internal(error.to_string()))
     }
 
-    async fn run_here<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    async fn run_here<T: Send + 'static>(
+        &self,
+        rows: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let came = Instant::now();
         // Not before the recorder of the process is there.
         let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait")).clone();
@@ -337,10 +348,10 @@ impl Turns {
         let work = move || {
             trace::within_thread(traced, || {
                 recorded();
-                queue.backlog.worked(work)
+                queue.pace.worked(rows, work)
             })
         };
-        let done = match self.queue.enter(came, work) {
+        let done = match self.queue.enter(came, rows, work) {
             Ok((_turn, work)) => {
                 if !HAD_NOTHING_TO_DO.take() {
                     tokio::task::yield_now().await;
@@ -377,7 +388,7 @@ mod tests {
     /// Work that comes in piece by piece while a turn is taken, and is done in which order once that is over.
     async fn order(queue_time: Duration, late: Duration, is_gone: &[usize]) -> Vec<usize> {
         let turns = Arc::new(Turns::of(1, queue_time));
-        let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), 1, || ()) else { panic!("a turn is free") };
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut calls = Vec::new();
         for number in 0..4 {
@@ -434,30 +445,32 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_what_takes_the_time_of_the_queue_or_stands_for_long() {
+    fn a_crowd_is_what_stands_in_the_queue_for_long() {
         let mut turns = Turns::of(2, Duration::from_millis(20));
-        // Of ten milliseconds each; two at a time.
-        let waits = |turns: &Turns, small: usize, large: usize| {
-            for (backlog, waiting) in [(&turns.queue.backlog, small), (&*turns.large_backlog, large)] {
-                backlog.work_ns.store(10_000_000, Ordering::Relaxed);
-                backlog.waiting.store(waiting, Ordering::Relaxed);
-            }
+        let waits = |turns: &Turns, ms: usize| {
+            turns.queue.rows.store(2 * ms, Ordering::Relaxed);
+            turns.queue.pace.row_ns.store(1_000_000, Ordering::Relaxed);
             turns.is_crowded()
         };
-        assert_eq!(
-            [(0, 0), (4, 0), (2, 2), (5, 0), (2, 3)].map(|(small, large)| waits(&turns, small, large)),
-            [false, false, false, true, true]
-        );
+        assert_eq!([0, 50, 500].map(|ms| waits(&turns, ms)), [false; 3], "it has only come");
         turns.crowd.started -= Duration::from_secs(1);
-        let found = [4, 2, 3, 1, 3].map(|small| waits(&turns, small, 0));
-        assert_eq!(found, [true, false, true, false, false], "it ends where little waits");
-        assert_eq!(turns.queue.backlog.worked(|| 7), 7);
+        assert_eq!([50, 10, 11, 5, 50].map(|ms| waits(&turns, ms)), [true, false, true, false, false]);
+    }
+
+    #[test]
+    fn a_pace_is_that_of_the_requests_of_late() {
+        let pace = Pace::default();
+        let slow = || std::thread::sleep(Duration::from_millis(5));
+        (0..60).for_each(|_| pace.worked(10, slow));
+        assert!(pace.of(10) > Duration::from_millis(2), "{pace:?}");
+        (0..60).for_each(|_| pace.worked(1_000_000, || ()));
+        assert!(pace.of(10) < Duration::from_millis(1), "{pace:?}");
     }
 
     #[tokio::test]
     async fn work_that_panics_takes_nobody_elses_turn() {
         let turns = Arc::new(Turns::of(1, Duration::from_secs(60)));
-        let Ok((taken, _)) = turns.queue.enter(Instant::now(), || ()) else { panic!("a turn is free") };
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), 1, || ()) else { panic!("a turn is free") };
         let failing = Arc::clone(&turns);
         let failing = tokio::spawn(async move { failing.run(1, || panic!("as it is meant to")).await });
         tokio::task::yield_now().await;

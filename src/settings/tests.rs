@@ -191,6 +191,8 @@ fn relative_locations_are_relative_to_the_project() {
     for (location, resolved) in [
         ("state/online", "/projects/flights/state/online"),
         ("/var/online", "/var/online"),
+        ("../other/./state", "/projects/other/state"),
+        ("../../../../etc", "/etc"),
         ("s3://bucket/a", "s3://bucket/a"),
         ("file:///a", "file:///a"),
         ("data/*.csv", "/projects/flights/data/*.csv"),

@@ -96,12 +96,16 @@ impl ApplierThread {
         while let Err(error) = self.workers.block_on(self.applier.apply(&records)) {
             // Events are in the log: they wait until the store takes them, and so does everything after them.
             tracing::warn!(error = &error as &dyn std::error::Error, "events could not be applied; trying again");
-            std::thread::sleep(RETRY_INTERVAL);
-            if self.ingestion.strong_count() == 0 {
-                return None;
+            match self.ingestion.upgrade() {
+                Some(ingestion) if !ingestion.is_closing.load(Ordering::SeqCst) => {
+                    *lock(&ingestion.store_fault) = Some(error);
+                }
+                _ => return None,
             }
+            std::thread::sleep(RETRY_INTERVAL);
         }
         if let Some(ingestion) = self.ingestion.upgrade() {
+            lock(&ingestion.store_fault).take();
             let sources: HashSet<&SourceName> = records.iter().map(|r| &r.record.source).collect();
             for source in sources {
                 ingestion.notes().insert(source.clone(), self.applier.note_of(source));

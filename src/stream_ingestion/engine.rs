@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -30,6 +30,8 @@ use crate::time::EventTimestamp;
 
 /// How long rows wait at most to be written to their table.
 const ARCHIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a store that takes nothing may hold up the end; what it lacks stands in the log.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long after a failure of a store the same is tried again.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -62,6 +64,11 @@ pub struct Ingestion {
     pub(super) registry: RwLock<Option<Arc<RegistryVersion>>>,
     pub(super) notes: Arc<Mutex<BTreeMap<SourceName, SourceNote>>>,
     pub(super) faults: Arc<Mutex<Faults>>,
+    /// Why topics cannot be read.
+    pub(super) topic_faults: Mutex<BTreeMap<SourceName, IngestionError>>,
+    /// Why events wait to be in the online store.
+    pub(super) store_fault: Mutex<Option<IngestionError>>,
+    pub(super) is_closing: AtomicBool,
     pub(super) durable: Arc<AtomicU64>,
     pub(super) applied: watch::Receiver<u64>,
     pub(super) archive: Arc<Archive>,
@@ -127,6 +134,9 @@ impl Ingestion {
             registry: RwLock::default(),
             notes: Arc::default(),
             faults,
+            topic_faults: Mutex::default(),
+            store_fault: Mutex::default(),
+            is_closing: AtomicBool::new(false),
             durable: Arc::clone(&durable),
             applied,
             in_flight_bytes: AtomicUsize::new(0),
@@ -271,6 +281,34 @@ impl Ingestion {
         lock(&self.faults).clone()
     }
 
+    /// The [faults](Self::faults), topics that cannot be read, and what keeps events from the online store.
+    pub fn all_faults(&self) -> Faults {
+        let mut faults = self.faults();
+        for (source, fault) in &*lock(&self.topic_faults) {
+            faults.sources.entry(source.clone()).or_insert_with(|| fault.clone());
+        }
+        if let Some(fault) = &*lock(&self.store_fault) {
+            for source in self.sources.read().unwrap_or_else(PoisonError::into_inner).keys() {
+                faults.sources.entry(source.clone()).or_insert_with(|| fault.clone());
+            }
+        }
+        faults
+    }
+
+    /// Notes why a topic cannot be read; None: it can.
+    pub(super) fn tell_topic(&self, source: &SourceName, fault: Option<IngestionError>) {
+        let mut faults = lock(&self.topic_faults);
+        let Some(fault) = fault else {
+            faults.remove(source);
+            return;
+        };
+        let is_known = faults.get(source).is_some_and(|known| known.to_string() == fault.to_string());
+        if !is_known {
+            tracing::warn!(%source, error = &fault as &dyn std::error::Error, "a topic cannot be read");
+            faults.insert(source.clone(), fault);
+        }
+    }
+
     /// Those of the views, or of all, that a stream feeds.
     pub fn fed_views(&self, names: &[String]) -> Vec<FeatureViewName> {
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
@@ -285,7 +323,7 @@ impl Ingestion {
         let durable = self.durable.load(Ordering::SeqCst);
         let (applied, archived) = (*self.applied.borrow(), self.archive.archived());
         let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
-        let (notes, faults) = (self.notes().clone(), self.faults());
+        let (notes, faults) = (self.notes().clone(), self.all_faults());
         let mut all: Vec<SourceStatus> = sources
             .keys()
             .map(|name| {
@@ -327,7 +365,11 @@ impl Ingestion {
     /// # Errors
     /// A store that cannot be written; what it lacks stands in the log.
     pub async fn close(&self) -> Result<(), IngestionError> {
-        let flushed = self.flush().await;
+        let flushed = match tokio::time::timeout(CLOSE_PATIENCE, self.flush()).await {
+            Ok(flushed) => flushed,
+            Err(_) => Err(lock(&self.store_fault).clone().unwrap_or(IngestionError::Closed)),
+        };
+        self.is_closing.store(true, Ordering::SeqCst);
         if flushed.is_ok() {
             self.trim_log()?;
         }

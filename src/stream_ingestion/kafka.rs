@@ -87,6 +87,7 @@ impl Topics {
             readers.iter().filter(|(name, reader)| is_gone(name, reader)).map(|(name, _)| name.clone()).collect();
         gone.iter().filter_map(|name| readers.remove(name)).for_each(Reader::stop);
         let mut failed = None;
+        lock(&ingestion.topic_faults).retain(|name, _| wanted.contains_key(name));
         for (name, topic) in wanted {
             if readers.contains_key(&name) {
                 continue;
@@ -95,8 +96,14 @@ impl Topics {
             let Some(source) = source else { continue };
             let group = topic.group.clone().unwrap_or_else(|| format!("asof-{project_name}"));
             match Reader::start(ingestion, source, topic, &group, project, workers) {
-                Ok(reader) => drop(readers.insert(name, reader)),
-                Err(error) => failed = Some(error),
+                Ok(reader) => {
+                    ingestion.tell_topic(&name, None);
+                    readers.insert(name, reader);
+                }
+                Err(error) => {
+                    ingestion.tell_topic(&name, Some(error.clone()));
+                    failed = Some(error);
+                }
             }
         }
         self.is_behind.store(failed.is_some(), Ordering::SeqCst);
@@ -268,8 +275,11 @@ impl Reading {
         let mut settling: VecDeque<(PendingPush, HashMap<i32, i64>)> = VecDeque::new();
         let mut look_at = Instant::now();
         while !self.stop.load(Ordering::SeqCst) {
-            if !self.is_shared && Instant::now() >= look_at {
-                look_at = Instant::now() + if self.take_partitions() { LOOK_INTERVAL } else { RETRY_INTERVAL };
+            if Instant::now() >= look_at {
+                let partitions = self.partitions();
+                // Of a group each worker is given its own.
+                let is_settled = partitions.is_some_and(|found| self.is_shared || self.take_partitions(found));
+                look_at = Instant::now() + if is_settled { LOOK_INTERVAL } else { RETRY_INTERVAL };
             }
             let batch = self.read();
             let Some(ingestion) = self.ingestion.upgrade() else { return };
@@ -293,19 +303,32 @@ impl Reading {
         }
     }
 
-    /// Takes over all partitions that there are; false where it is not known which.
-    fn take_partitions(&self) -> bool {
+    fn tell(&self, problem: Option<String>) {
+        if let Some(ingestion) = self.ingestion.upgrade() {
+            let fault = |problem| IngestionError::Topic { source_name: self.source.clone(), problem };
+            ingestion.tell_topic(&self.source, problem.map(fault));
+        }
+    }
+
+    /// The partitions that there are, one at least; None: it is not known, and told why.
+    fn partitions(&self) -> Option<Vec<i32>> {
         let found = match self.consumer.fetch_metadata(Some(&self.topic), METADATA_PATIENCE) {
             Ok(metadata) => {
                 let topic = metadata.topics().iter().find(|topic| topic.name() == &*self.topic);
                 topic.map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<i32>>())
             }
             Err(error) => {
-                tracing::warn!(source = %self.source, %error, "a topic cannot be looked at");
-                None
+                self.tell(Some(format!("its brokers cannot be asked: {error}")));
+                return None;
             }
         };
-        let Some(found) = found.filter(|found| !found.is_empty()) else { return false };
+        let found = found.filter(|found| !found.is_empty());
+        self.tell(found.is_none().then(|| format!("there is no topic `{}`", self.topic)));
+        found
+    }
+
+    /// Takes over the partitions that are new; false where that has to be tried again.
+    fn take_partitions(&self, found: Vec<i32>) -> bool {
         let mut assigned = match self.consumer.assignment() {
             Ok(assigned) => assigned,
             Err(_) => return false,
@@ -363,7 +386,7 @@ impl Reading {
                     batch.values.append_option(message.payload());
                     batch.places.push(MessagePlace { topic: Arc::clone(&self.topic), partition, offset });
                 }
-                Some(Err(error)) => tracing::warn!(source = %self.source, %error, "a topic cannot be read"),
+                Some(Err(error)) => self.tell(Some(error.to_string())),
                 None => break,
             }
         }

@@ -167,7 +167,7 @@ def test_others_that_work_on_the_event_table_lose_nothing(client: asof.Client, t
     others = threading.Thread(target=work)
     others.start()
     try:
-        for _ in range(60):
+        for _ in range(30):
             feed.arrival += timedelta(seconds=20)
             feed.push()
             # What a batch request needs is written first.

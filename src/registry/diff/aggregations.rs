@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Affects, Detail, difference, field_names, marked, or_none, reordered, typed_field_details};
+use super::{Affects, Detail, difference, field_names, marked, or_none, reordered, texts, typed_field_details};
 use crate::definition::{Aggregation, FeatureView, Percentiles, ViewInput};
 use crate::time::format_duration;
 
@@ -24,31 +24,32 @@ pub(super) fn details(old: &FeatureView, new: &FeatureView) -> Vec<Detail> {
     let (old_steps, new_steps) = (old_resolution.map(format_duration), new_resolution.map(format_duration));
     details.extend(difference("resolution", or_none(old_steps.as_deref()), or_none(new_steps.as_deref())));
     let computed_before = computations(old);
+    let mut details = marked(&Affects::Values, details);
     for (feature, now) in computations(new) {
         let before = computed_before.get(&feature);
-        details.extend(before.and_then(|before| difference(&format!("`{feature}`"), before, &now)));
+        let changed = before.and_then(|before| difference(&format!("`{feature}`"), before, &now));
+        details.extend(marked(&Affects::Feature(feature), changed));
     }
-    let mut details = marked(Affects::Values, details);
     // What is kept online may go by the order.
     let order = reordered("features", &field_names(&old.features), &field_names(&new.features));
-    details.extend(marked(Affects::Nothing, order));
+    details.extend(marked(&Affects::Nothing, order));
     details
 }
 
-/// What the table keeps of each event.
+/// What the table keeps of each event. What features make of it is told feature by feature.
 pub(super) fn event_column_details(old: &FeatureView, new: &FeatureView) -> Vec<Detail> {
     if !old.is_aggregation() || !new.is_aggregation() {
         return Vec::new();
     }
-    let mut details = typed_field_details("column of events", &old.stored_fields(), &new.stored_fields());
+    let columns = typed_field_details("column of events", &old.stored_fields(), &new.stored_fields());
+    let mut details: Vec<String> = texts(columns).collect();
     for column in &new.event_columns {
         let name = &column.field.name;
         let before = old.event_columns.iter().find(|before| before.field.name == *name);
         let label = format!("column of events `{name}`");
-        let changed = before.and_then(|before| difference(&label, &before.expression, &column.expression));
-        details.extend(marked(Affects::Values, changed));
+        details.extend(before.and_then(|before| difference(&label, &before.expression, &column.expression)));
     }
-    details
+    marked(&Affects::Nothing, details)
 }
 
 /// How each feature is computed, in words.

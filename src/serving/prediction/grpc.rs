@@ -172,9 +172,10 @@ impl Prediction for PredictionGrpc {
         let to = (asked.version != 0).then_some(asked.version);
         let expected = asked.expected.map(|version| (version != 0).then_some(version));
         let models = &self.state.prediction.models;
+        let definitions = self.definitions();
         let moved = match to {
-            Some(_) => models.set_alias(&asked.model, &asked.alias, to, expected, self.clock()).await,
-            None => models.remove_alias(&asked.model, &asked.alias, expected, &self.definitions(), self.clock()).await,
+            Some(to) => models.set_alias(&asked.model, &asked.alias, to, expected, &definitions, self.clock()).await,
+            None => models.remove_alias(&asked.model, &asked.alias, expected, &definitions, self.clock()).await,
         };
         moved.map_err(|error| to_status(error.kind(), &error))?;
         self.follow().await?;
