@@ -16,7 +16,7 @@ TRAINED_ROWS = 400
 ROWS = 1000
 NUMBERS = ["a", "b", "c", "d"]
 CATEGORIES = ["size", "colour"]
-COLOURS = np.array(["red", "mörkblå", "a colour of more than sixteen", "a name of more than thirty-two bytes, as some have it"])
+COLOURS = np.array(["red", "dark blue", "a colour of more than sixteen", "a name of more than thirty-two bytes, as some have it"])
 
 
 @dataclass

@@ -1,9 +1,12 @@
 """The evaluators beside the libraries that made the models: the same predictions, to a millionth."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import xgboost
 from conftest import Run
 from model_cases import Case, cases, write_rows
 
@@ -20,6 +23,17 @@ def check(run: Run, folder: Path, case: Case) -> None:
 def test_trees_answer_what_their_libraries_do(run: Run, tmp_path: Path) -> None:
     for case in cases(tmp_path):
         check(run, tmp_path, case)
+
+
+def test_names_that_xgboost_cuts_are_refused(asof_bin: str, tmp_path: Path) -> None:
+    names = ["Genève", "Lausanne", "Zug"]
+    column = pd.Categorical(np.array(names)[np.arange(60) % 3], categories=names)
+    matrix = xgboost.DMatrix(pd.DataFrame({"city": column}), np.arange(60) % 3, enable_categorical=True)
+    xgboost.train({"max_cat_to_onehot": 1}, matrix, 2).save_model(tmp_path / "cities.json")
+    (tmp_path / "rows.ndjson").write_text('{"city": "Zug"}\n')
+    asked = [asof_bin, "models", "evaluate", tmp_path / "cities.json", "--rows", tmp_path / "rows.ndjson"]
+    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "names beyond ASCII" in done.stderr
 
 
 def test_pipelines_of_scikit_learn_answer_through_onnx(

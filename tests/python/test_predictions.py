@@ -217,7 +217,7 @@ def test_the_registry_keeps_models_in_use_whole(asof_bin: str, project: Path) ->
     definitions = project / "feature_defs" / "shops.yaml"
     definitions.write_text(definitions.read_text().replace("{name: orders, type: int64}, ", ""))
     message = refused("apply", "--yes")
-    assert "demand version 1 (champion): `shop_profile:orders` is removed" in message
+    assert "demand version 1 (champion" in message and "`shop_profile:orders` is removed" in message
     folder = project / "mlflow"
     folder.mkdir()
     (folder / "MLmodel").write_text("flavors:\n  sklearn: {pickled_model: model.pkl}\n")

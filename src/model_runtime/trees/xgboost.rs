@@ -182,18 +182,19 @@ fn categories(part: &Value, inputs: &[ModelInput]) -> Result<Vec<Option<Categori
         }
         let offsets = numbers(listed, &["offsets"])?;
         let bytes: Vec<u8> = values.iter().map(|value| *value as i64 as u8).collect();
-        let all = String::from_utf8(bytes).map_err(|_| "a category is not UTF-8")?;
-        // XGBoost counts in characters what it takes from pandas, and in bytes what it takes from Arrow.
-        let mut places: Vec<usize> = all.char_indices().map(|(place, _)| place).chain([all.len()]).collect();
-        if offsets.last().is_none_or(|end| *end == all.len() as f64) {
-            places = (0..=all.len()).collect();
-        } else if offsets.last() != Some(&((places.len() - 1) as f64)) {
-            return Err("its categories do not fit together".to_owned());
+        // XGBoost 3.2 counts the names of pandas in characters, and cuts their bytes by that count; those of Arrow look
+        // alike and are whole.
+        if !bytes.is_ascii() {
+            return Err(
+                "its categories have names beyond ASCII, which XGBoost writes cut where they come from pandas; \
+                        train it with names in ASCII, or with codes"
+                    .to_owned(),
+            );
         }
         let text = |bounds: &[f64]| {
-            let (start, end) = (places.get(bounds[0] as usize), places.get(bounds[1] as usize));
-            let text = start.zip(end).and_then(|(start, end)| all.get(*start..*end));
-            text.map(str::to_owned).ok_or_else(|| "its categories do not fit together".to_owned())
+            let bytes = bytes.get(bounds[0] as usize..bounds[1] as usize);
+            let bytes = bytes.ok_or("its categories do not fit together")?;
+            String::from_utf8(bytes.to_vec()).map_err(|_| "a category is not UTF-8".to_owned())
         };
         let texts: Vec<String> = offsets.windows(2).map(text).collect::<Result<_, _>>()?;
         Ok(Some(if texts.is_empty() { Categories::Codes } else { Categories::of_texts(texts) }))
