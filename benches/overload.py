@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asof", required=True, type=os.path.abspath, help="the command to measure")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--rows", type=int, default=1000, help="entities of each request")
+    parser.add_argument("--rows", type=int, default=250, help="entities of each request")
     parser.add_argument("--shared", action="store_true", help="callers on the server's own cores")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="asof-bench-"))

@@ -302,11 +302,11 @@ impl Ingestion {
             faults.remove(source);
             return;
         };
-        let is_known = faults.get(source).is_some_and(|known| known.to_string() == fault.to_string());
-        if !is_known {
+        // Once: brokers that are gone are told of in several ways, again and again.
+        if !faults.contains_key(source) {
             tracing::warn!(%source, error = &fault as &dyn std::error::Error, "a topic cannot be read");
-            faults.insert(source.clone(), fault);
         }
+        faults.insert(source.clone(), fault);
     }
 
     /// Those of the views, or of all, that a stream feeds.
