@@ -56,6 +56,10 @@ pub enum IngestionError {
     Materialization(#[source] Arc<MaterializationError>),
     #[error("ingestion has ended; send the events again")]
     Closed,
+    #[error(
+        "the events are stored, and are not visible yet; they will be once the server is started anew: do not send them again"
+    )]
+    NotVisible,
     #[error("events cannot be encoded: {problem}")]
     Encode { problem: String },
 }
@@ -64,9 +68,11 @@ impl IngestionError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             IngestionError::UnknownSource { .. } => ErrorKind::NotFound,
-            IngestionError::NotPushed { .. } | IngestionError::TableType { .. } | IngestionError::TableThere { .. } => {
-                ErrorKind::Precondition
-            }
+            // What is unavailable is sent again.
+            IngestionError::NotVisible
+            | IngestionError::NotPushed { .. }
+            | IngestionError::TableType { .. }
+            | IngestionError::TableThere { .. } => ErrorKind::Precondition,
             IngestionError::UnknownColumn { .. }
             | IngestionError::MissingColumn { .. }
             | IngestionError::ColumnTwice { .. }

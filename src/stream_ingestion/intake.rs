@@ -338,12 +338,12 @@ impl PendingPush {
     /// Returns once what is asked for is true of the rows.
     ///
     /// # Errors
-    /// A log that cannot be written; nothing of the rows is stored then.
+    /// A log that cannot be written; nothing of the rows is stored then. [`IngestionError::NotVisible`], where they are.
     pub async fn settle(mut self, acknowledge: Acknowledge) -> Result<(), IngestionError> {
         let Some(entries) = self.entries.take() else { return Ok(()) };
         let last = self.ingestion.settle(&self.door, entries).await?;
         match acknowledge {
-            Acknowledge::Visible => self.ingestion.wait_applied(last).await,
+            Acknowledge::Visible => self.ingestion.wait_applied(last).await.map_err(|_| IngestionError::NotVisible),
             Acknowledge::Durable | Acknowledge::Accepted => Ok(()),
         }
     }
