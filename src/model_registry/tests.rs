@@ -186,6 +186,11 @@ async fn changes_that_break_a_live_model_name_it() {
     let with_column =
         FILE.replace("{name: at, type: timestamp}", "{name: at, type: timestamp}, {name: new, type: int64}");
     assert_eq!(reasons(FILE, &with_column), "", "a column that comes to a source");
+    let features = "features: [{name: a, type: float64, expression: b}, {name: size, type: int64, expression: b}]";
+    let on_demand = format!("on_demand_feature_views:\n  - {{name: profile, features_from: [other], {features}}}\n");
+    let view = FILE.lines().find(|line| line.contains("name: profile")).unwrap();
+    let replaced = FILE.replace(view, "").replace("feature_services:", &format!("{on_demand}feature_services:"));
+    assert!(reasons(FILE, &replaced).contains("`profile` is another view"), "{}", reasons(FILE, &replaced));
     let pinned = FILE.replace("name: profile, entities", "name: profile, ttl: 1h, entities");
     let pinned = format!("{pinned}prediction_routes:\n  - {{name: r, model: m@1}}\n");
     let broken = broken_models(&models, &registry.definitions, &plan(Some(&registry), definitions(&pinned)));

@@ -218,17 +218,6 @@ fn chosen_output(outputs: &[(&str, &ValueType)], asked: Option<&str>) -> Result<
         ValueType::Tensor { ty, .. } => matches!(ty, TensorElementType::Int64 | TensorElementType::Int32),
         _ => false,
     };
-    let is_label = |(_, kind): &(&str, &ValueType)| is_whole(kind);
-    if asked.is_none()
-        && !outputs.iter().any(|(name, kind)| is_probability(name) && is_number(kind))
-        && outputs.iter().find(|(_, kind)| is_number(kind)).is_some_and(is_label)
-        && outputs.iter().any(|(_, kind)| is_number(kind) && !is_whole(kind))
-    {
-        return Err(format!(
-            "its first output is a label, and others are numbers; name the prediction with --prediction-output: {}",
-            listed()
-        ));
-    }
     let found = match asked {
         Some(asked) => outputs.iter().find(|(name, _)| *name == asked),
         None => outputs
@@ -237,6 +226,17 @@ fn chosen_output(outputs: &[(&str, &ValueType)], asked: Option<&str>) -> Result<
             .or_else(|| outputs.iter().find(|(_, kind)| is_number(kind))),
     };
     match found {
+        // As exporters of classifiers have it, whatever they call the others.
+        Some((name, kind))
+            if asked.is_none()
+                && is_whole(kind)
+                && outputs.iter().any(|(_, other)| is_number(other) && !is_whole(other)) =>
+        {
+            Err(format!(
+                "its output `{name}` is a label, and others are numbers; name the prediction with --prediction-output: {}",
+                listed()
+            ))
+        }
         Some((name, kind)) if is_number(kind) => {
             Ok(Output { name: (*name).to_owned(), is_of_classes: asked.is_none() && is_probability(name) })
         }

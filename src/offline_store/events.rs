@@ -7,6 +7,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -24,8 +25,8 @@ use super::replace::{create_table, delta_schema, is_conflict, new_writer};
 use super::{OfflineStore, OfflineStoreError, table_exists};
 use crate::definition::SourceName;
 
-/// How often a commit is tried again after commits of others.
-const COMMIT_TRIES_MAX: usize = 100;
+/// For how long a commit is tried again that others were faster than.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Files smaller than this are brought together once there are so many.
 const SMALL_FILE_BYTES: i64 = 16 << 20;
 const SMALL_FILES_MAX: usize = 32;
@@ -219,6 +220,13 @@ impl EventTable {
         rows.await.map_err(|error: datafusion::error::DataFusionError| DeltaTableError::generic(error.to_string()))
     }
 
+    /// Reads what others have committed since.
+    async fn update(&mut self) -> Result<(), OfflineStoreError> {
+        let updated = self.table.update_state().await.and_then(|()| Ok(self.table.snapshot()?.version()));
+        self.version = updated.map_err(|source| self.failed("read", source))?;
+        Ok(())
+    }
+
     fn failed(&self, action: &'static str, source: DeltaTableError) -> OfflineStoreError {
         failed(self.kind, &self.name, action)(source)
     }
@@ -282,7 +290,8 @@ impl OfflineStore {
     ) -> Result<Appended, OfflineStoreError> {
         let mut table = self.event_table_or_create(kind, name, &rows.schema()).await?;
         let mut written: Option<(usize, Vec<Add>)> = None;
-        for _ in 0..COMMIT_TRIES_MAX {
+        let began = Instant::now();
+        loop {
             if table.position(&reach.log).await?.is_some_and(|known| known >= reach.position) {
                 return Ok(Appended { table_version: table.version, is_new: false });
             }
@@ -300,13 +309,10 @@ impl OfflineStore {
             written = Some((rows.num_rows(), files));
             match committed {
                 Ok(table_version) => return Ok(Appended { table_version, is_new: true }),
-                Err(error) if is_conflict(&error) => {
-                    table = self.event_table_or_create(kind, name, &rows.schema()).await?;
-                }
+                Err(error) if is_conflict(&error) && began.elapsed() < COMMIT_PATIENCE => table.update().await?,
                 Err(error) => return Err(table.failed("committed to", error)),
             }
         }
-        Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
     }
 
     /// Adds rows, perhaps none, with marks, in one commit; nothing where the first of the marks is there already.
@@ -320,23 +326,29 @@ impl OfflineStore {
         rows: &RecordBatch,
         marks: &[(String, i64)],
     ) -> Result<(), OfflineStoreError> {
-        for _ in 0..COMMIT_TRIES_MAX {
-            let table = self.event_table_or_create(kind, name, &rows.schema()).await?;
+        let mut table = self.event_table_or_create(kind, name, &rows.schema()).await?;
+        let mut written: Option<Vec<Add>> = None;
+        let began = Instant::now();
+        loop {
             if let Some((first, _)) = marks.first()
                 && table.mark(first).await?.is_some()
             {
                 return Ok(());
             }
-            let failed = |source| table.failed("written", source);
-            let files = if rows.num_rows() > 0 { write(&table.table, rows).await.map_err(failed)? } else { Vec::new() };
+            let files = match written.take() {
+                Some(files) => files,
+                None if rows.num_rows() == 0 => Vec::new(),
+                None => write(&table.table, rows).await.map_err(|source| table.failed("written", source))?,
+            };
             let transactions = marks.iter().map(|(name, number)| Transaction::new(name.clone(), *number)).collect();
-            match commit_append(&table, rows, &files, transactions).await {
+            let committed = commit_append(&table, rows, &files, transactions).await;
+            written = Some(files);
+            match committed {
                 Ok(_) => return Ok(()),
-                Err(error) if is_conflict(&error) => {}
+                Err(error) if is_conflict(&error) && began.elapsed() < COMMIT_PATIENCE => table.update().await?,
                 Err(error) => return Err(table.failed("committed to", error)),
             }
         }
-        Err(failed(kind, name, "committed to")(DeltaTableError::generic("others commit to it all the time")))
     }
 
     /// Makes a table whose rows will come after a position in a log.
@@ -507,4 +519,89 @@ fn wider_schema(table: &SchemaRef, rows: &SchemaRef) -> Option<SchemaRef> {
     let new: Vec<_> =
         rows.fields().iter().filter(|field| table.field_with_name(field.name()).is_err()).cloned().collect();
     (!new.is_empty()).then(|| Arc::new(Schema::new(table.fields().iter().cloned().chain(new).collect::<Vec<_>>())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Field};
+    use deltalake::operations::update_table_metadata::TableMetadataUpdate;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn rows(values: std::ops::Range<i64>) -> RecordBatch {
+        let schema = Arc::new(Schema::new(vec![Field::new("value", DataType::Int64, true)]));
+        RecordBatch::try_new(schema, vec![Arc::new(Int64Array::from_iter_values(values))]).unwrap()
+    }
+
+    fn source() -> SourceName {
+        SourceName::from("orders")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_come_in_once_beside_another_one_that_commits_all_the_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = OfflineStore::open(folder.path().to_str().unwrap()).unwrap();
+        let (kind, name) = (EventKind::Accepted, source());
+        store.begin_events(kind, &name, &rows(0..0), "log", 0).await.unwrap();
+        let table = store.event_table(kind, &name).await.unwrap().unwrap().table;
+        let changes = Arc::new(AtomicU64::new(0));
+        let changed = Arc::clone(&changes);
+        let other = tokio::spawn(async move {
+            let mut table = table;
+            loop {
+                let description = Some(format!("described {} times", changed.load(Ordering::Relaxed)));
+                let update = TableMetadataUpdate { name: None, description };
+                match table.clone().update_table_metadata().with_update(update).await {
+                    Ok(new) => table = new,
+                    Err(error) if is_conflict(&error) => {
+                        table.update_state().await.unwrap();
+                        continue;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                changed.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for position in 1..=20 {
+            while changes.load(Ordering::Relaxed) < position && !other.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let reach = Reach { log: "log".to_owned(), position, topics: BTreeMap::new() };
+            let new = rows(position as i64..position as i64 + 1);
+            for is_new in [true, false] {
+                let appended = store.append_events(kind, &name, &new, &Places::default(), &reach).await.unwrap();
+                assert_eq!(appended.is_new, is_new);
+            }
+        }
+        assert!(!other.is_finished());
+        other.abort();
+        let table = store.event_table(kind, &name).await.unwrap().unwrap();
+        let context = SessionContext::new();
+        let rows = context.read_table(table.provider(&context).await.unwrap()).unwrap();
+        let sorted = rows.sort_by(vec![datafusion::prelude::col("value")]).unwrap().collect().await.unwrap();
+        let values: Vec<i64> = sorted
+            .iter()
+            .flat_map(|batch| batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().values().to_vec())
+            .collect();
+        assert_eq!(values, (1..=20).collect::<Vec<i64>>());
+    }
+
+    #[tokio::test]
+    async fn storage_that_refuses_is_told_from_what_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("sources"), "in the way").unwrap();
+        let store = OfflineStore::open(folder.path().to_str().unwrap()).unwrap();
+        let begun = store.begin_events(EventKind::Accepted, &source(), &rows(0..0), "log", 0).await;
+        assert_eq!(begun.unwrap_err().kind(), ErrorKind::Unavailable);
+        std::fs::remove_file(folder.path().join("sources")).unwrap();
+        store.begin_events(EventKind::Accepted, &source(), &rows(0..0), "log", 0).await.unwrap();
+        let log = folder.path().join("sources/orders/_delta_log/00000000000000000000.json");
+        std::fs::write(log, "{").unwrap();
+        let damaged = store.event_table(EventKind::Accepted, &source()).await;
+        assert_eq!(damaged.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
 }

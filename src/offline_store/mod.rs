@@ -17,6 +17,8 @@ mod table;
 mod vacuum;
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::io;
 
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
@@ -26,6 +28,7 @@ use crate::error::ErrorKind;
 
 pub use events::{Appended, EventKind, EventTable, Places, Reach, RowPlace, event_providers};
 pub use optimize::Optimized;
+use replace::is_conflict;
 pub use replace::{PAGE_ROWS_MAX, Replaced, Replacement};
 pub use table::{Changed, CommittedRange, DerivedFrom, TableState, ViewTable};
 
@@ -64,12 +67,27 @@ impl OfflineStoreError {
             OfflineStoreError::Conflict { .. } => ErrorKind::Conflict,
             OfflineStoreError::Table { source, .. } | OfflineStoreError::Events { source, .. } => match source.as_ref()
             {
-                DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. } => ErrorKind::Unavailable,
+                // Others commit to it all the time.
+                error if is_conflict(error) => ErrorKind::Conflict,
+                error if is_of_storage(error) => ErrorKind::Unavailable,
                 _ => ErrorKind::Corrupt,
             },
             OfflineStoreError::Rows { .. } => ErrorKind::Internal,
         }
     }
+}
+
+/// Whether the storage refused, and not what it holds: it is not reached, full, read-only.
+fn is_of_storage(error: &DeltaTableError) -> bool {
+    let first: &(dyn Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(first), |&error| error.source());
+    causes.any(|cause| match cause.downcast_ref::<io::Error>() {
+        Some(error) => !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof),
+        None => matches!(
+            cause.downcast_ref::<DeltaTableError>(),
+            Some(DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. })
+        ),
+    })
 }
 
 impl OfflineStore {

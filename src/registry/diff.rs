@@ -181,12 +181,13 @@ fn kind_of_input(input: &ViewInput) -> &'static str {
     }
 }
 
-/// Sources that a view had and has, and that give other rows than before. Columns that come to a source change no
-/// feature that there is.
+/// Sources that a view had and has, and that give other rows than before. A column that comes to a source without files
+/// changes no feature that there is; one of files may have been there, and be read by another type.
 fn changed_sources(base: &Definitions, old: &ViewInput, definitions: &Definitions, new: &ViewInput) -> Vec<Detail> {
     let changed = |name: &SourceName| {
-        let details = source_data_details(base.source(name.as_str())?, definitions.source(name.as_str())?);
-        let is_of_columns = details.iter().all(|detail| detail.affects == Affects::Column);
+        let (old, new) = (base.source(name.as_str())?, definitions.source(name.as_str())?);
+        let details = source_data_details(old, new);
+        let is_of_columns = new.batch.is_none() && details.iter().all(|detail| detail.affects == Affects::Column);
         let affects = if is_of_columns { Affects::Column } else { Affects::Values };
         (!details.is_empty()).then(|| Detail::new(affects, format!("source `{name}` changed")))
     };

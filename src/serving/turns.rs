@@ -164,13 +164,17 @@ impl Pace {
     fn worked<T>(&self, rows: usize, work: impl FnOnce() -> T) -> T {
         let began = Instant::now();
         let done = work();
+        self.note(rows, began.elapsed());
+        done
+    }
+
+    fn note(&self, rows: usize, took: Duration) {
         let mean = self.row_ns.load(Ordering::Relaxed);
         // A thread that was interrupted took long, and says little: what is faster counts more.
-        let found = (nanos(began.elapsed()) / rows.max(1) as u64).min(mean.saturating_mul(4));
+        let found = (nanos(took) / rows.max(1) as u64).min(mean.saturating_mul(4));
         let next = if found < mean { mean - (mean - found) / 4 } else { mean + (found - mean) / 16 };
         // Of two at once one is lost, which a mean can bear.
         self.row_ns.store(next.max(1), Ordering::Relaxed);
-        done
     }
 
     fn of(&self, rows: usize) -> Duration {
@@ -459,12 +463,13 @@ mod tests {
 
     #[test]
     fn a_pace_is_that_of_the_requests_of_late() {
-        let pace = Pace::default();
-        let slow = || std::thread::sleep(Duration::from_millis(5));
-        (0..60).for_each(|_| pace.worked(10, slow));
-        assert!(pace.of(10) > Duration::from_millis(2), "{pace:?}");
-        (0..60).for_each(|_| pace.worked(1_000_000, || ()));
-        assert!(pace.of(10) < Duration::from_millis(1), "{pace:?}");
+        let (pace, slow, fast) = (Pace::default(), Duration::from_millis(5), Duration::from_micros(50));
+        (0..100).for_each(|_| pace.note(10, slow));
+        assert!(pace.of(10) > slow * 9 / 10 && pace.of(10) <= slow, "{pace:?}");
+        pace.note(10, Duration::from_secs(60));
+        assert!(pace.of(10) < slow * 5 / 4, "one that was interrupted says little: {pace:?}");
+        (0..20).for_each(|_| pace.note(10, fast));
+        assert!(pace.of(10) < fast * 2, "{pace:?}");
     }
 
     #[tokio::test]

@@ -85,12 +85,12 @@ async fn load(server: &TestServer, connections: usize, callers: usize, length: D
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_is_refused_in_part_answered_as_before_in_part_and_leaves_nothing_behind() {
     // A request is refused after five times that.
-    let folder = project("queue_time: 5ms");
+    let folder = project("queue_time: 20ms");
     let server = Arc::new(TestServer::start(folder.path(), &[]));
     let calm = load(&server, 4, 1, Duration::from_secs(1)).await;
-    assert!(calm.refused + calm.expired < calm.answered / 10, "{calm:?}");
+    assert_eq!((calm.refused, calm.expired), (0, 0), "{calm:?}");
     // So many that each would wait four times as long, however fast this machine is.
-    let callers = (calm.rate() * 0.025 * 4.0 / CONNECTIONS as f64).ceil().max(8.0) as usize;
+    let callers = (calm.rate() * 0.1 * 4.0 / CONNECTIONS as f64).ceil().max(8.0) as usize;
 
     // Probes are answered meanwhile.
     let is_over = Arc::new(AtomicBool::new(false));
