@@ -5,7 +5,8 @@
 LightGBM's model of 100 trees of depth 6 reads 25 features of a customer and 25 of a shop. Callers and servers share the
 cores of the machine; in every round each is measured in turn, and numbers are medians of the rounds. MLServer, where a
 Python with `mlserver-lightgbm` is named, and we are asked by the same load generator with the same messages of the Open
-Inference Protocol, all 50 values in the request. For the latencies at half load the server has the first half of the
+Inference Protocol, all 50 values in the request; and so is `asof bench-echo`, a bare gRPC server that sends the very messages
+that we send, and does nothing else: no server of gRPC is faster here. For the latencies at half load the server has the first half of the
 cores, and the callers the other half: what callers do is not what is measured. The shadows need a Python with `onnx` and `onnxruntime`: one hangs, one
 takes 100 times as long as the model, and the route without shadows is measured before and after each.
 """
@@ -150,17 +151,18 @@ def line(text: str, found: float, goal: float, is_met: bool) -> None:
     print(f"{text:70}{found:10.2f}{goal:10.2f}{'' if is_met else '  MISSED'}")
 
 
-def measure(load: Load, ours: str, mlserver: str | None, rounds: int) -> None:
+def measure(load: Load, ours: str, echo: str, mlserver: str | None, rounds: int) -> None:
     callers = ["--concurrency", str(CALLERS)]
     asked = {
         "features alone": (ours, ["--service", "all"]),
         "predictions": (ours, ["--route", "process"]),
         "predictions, logged through a crash of the machine": (ours, ["--route", "machine"]),
         "predictions, logged behind the answer": (ours, ["--route", "none"]),
-        "open inference, asof": (ours, ["--inference", "score", "--width", "50"]),
     }
+    inference = ["--inference", "score", "--width", "50"]
+    asked |= {"open inference, asof": (ours, inference), "open inference, a bare server": (echo, inference)}
     if mlserver is not None:
-        asked["open inference, MLServer"] = (mlserver, ["--inference", "score", "--width", "50"])
+        asked["open inference, MLServer"] = (mlserver, inference)
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for rows in ROWS:
@@ -174,8 +176,9 @@ def measure(load: Load, ours: str, mlserver: str | None, rounds: int) -> None:
     part = measured["predictions", 1]["rate"] / measured["features alone", 1]["rate"]
     line("predictions/s to requests for features alone", part, FEATURES_GOAL, part >= FEATURES_GOAL)
     if mlserver is not None:
-        ratio = measured["open inference, asof", 1]["rate"] / measured["open inference, MLServer", 1]["rate"]
-        line("Open Inference Protocol, 1 row, to MLServer", ratio, MLSERVER_GOAL, ratio >= MLSERVER_GOAL)
+        asof, bare, peer = (measured[f"open inference, {who}", 1]["rate"] for who in ("asof", "a bare server", "MLServer"))
+        line("Open Inference Protocol, 1 row, to MLServer", asof / peer, MLSERVER_GOAL, asof / peer >= MLSERVER_GOAL)
+        print(f"{'the same of a bare server':70}{bare / peer:10.2f}")
 
 
 def measure_half_load(load: Load, rounds: int) -> None:
@@ -183,18 +186,22 @@ def measure_half_load(load: Load, rounds: int) -> None:
     half = len(cores) // 2
     os.sched_setaffinity(0, cores[:half] or cores)
     server, address = start(load.folder, load.asof, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    echo_server, echo = start(load.folder, load.asof, "bench-echo", "--server", address["grpc"])
     os.sched_setaffinity(0, cores[half:])
     try:
-        asked = (["--route", "process"], ["--service", "all"])
-        rate = load(address["grpc"], 1, *asked[0], "--concurrency", str(CALLERS))["rate"] / 2
-        pairs = [[load(address["grpc"], 1, *what, "--rate", str(rate)) for what in asked] for _ in range(rounds)]
+        ours, bare = address["grpc"], echo["grpc"]
+        asked = ((ours, ["--route", "process"]), (ours, ["--service", "all"]), (bare, ["--service", "all"]))
+        rate = load(ours, 1, *asked[0][1], "--concurrency", str(CALLERS))["rate"] / 2
+        found = [[load(who, 1, *what, "--rate", str(rate)) for who, what in asked] for _ in range(rounds)]
     finally:
         os.sched_setaffinity(0, cores)
-        server.terminate()
-        server.wait()
-    predictions, features = (medians([pair[side] for pair in pairs]) for side in (0, 1))
-    for name, found in (("predictions", predictions), ("features alone", features)):
-        print(f"{name} at half load ({rate:,.0f} requests/s): p50 {found['p50']:.2f} ms, p99 {found['p99']:.2f} ms")
+        for process in (echo_server, server):
+            process.terminate()
+            process.wait()
+    predictions, features, bare_features = (medians([each[side] for each in found]) for side in range(3))
+    named = {"predictions": predictions, "features alone": features, "features of a bare server": bare_features}
+    for name, numbers in named.items():
+        print(f"{name} at half load ({rate:,.0f} requests/s): p50 {numbers['p50']:.2f} ms, p99 {numbers['p99']:.2f} ms")
     line("p99 of predictions at half load, ms", predictions["p99"], P99_GOAL_MS, predictions["p99"] <= P99_GOAL_MS)
 
 
@@ -237,15 +244,18 @@ def main() -> None:
             time.sleep(8)
         server, address = start(folder, options.asof, "serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
         processes.append(server)
+        echo_server, echo = start(folder, options.asof, "bench-echo", "--server", address["grpc"])
+        processes.append(echo_server)
         load = Load(folder, options.asof, options.seconds)
         if options.only != "shadows":
-            measure(load, address["grpc"], mlserver, options.rounds)
+            measure(load, address["grpc"], echo["grpc"], mlserver, options.rounds)
         if shadows:
             measure_shadows(load, address["grpc"], shadows, options.rounds)
         if options.only != "shadows":
-            processes.remove(server)
-            server.terminate()
-            server.wait()
+            for process in (echo_server, server):
+                processes.remove(process)
+                process.terminate()
+                process.wait()
             measure_half_load(load, options.rounds)
     finally:
         for process in processes:

@@ -1,7 +1,8 @@
 //! `asof bench-echo`: what a server of gRPC costs that does nothing, to measure a server beside.
 //!
-//! The first request of each number of rows is passed on to the server that is measured; its answer is the answer to
-//! every later one of that many rows. So the messages are the same, and all that is missing is the work.
+//! The first request of each number of rows (for features) or of each size (for inferences) is passed on to the server
+//! that is measured; its answer is the answer to every later one like it. So the messages are the same, and all that is
+//! missing is the work.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,6 +22,15 @@ use crate::serving::columns::row_count;
 use crate::serving::pb;
 use crate::serving::pb::feature_store_client::FeatureStoreClient;
 use crate::serving::pb::feature_store_server::{FeatureStore, FeatureStoreServer};
+use crate::serving::prediction::inference_pb::grpc_inference_service_client::GrpcInferenceServiceClient;
+use crate::serving::prediction::inference_pb::grpc_inference_service_server::{
+    GrpcInferenceService, GrpcInferenceServiceServer,
+};
+use crate::serving::prediction::inference_pb::{
+    ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
+    ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+    ServerReadyRequest, ServerReadyResponse,
+};
 
 #[derive(Debug, Args)]
 pub struct BenchEchoArguments {
@@ -36,11 +46,13 @@ pub async fn run(arguments: &BenchEchoArguments, output: Output) -> Result<(), C
     let failed = |source| CliError::Io { action: format!("listen on {}", arguments.grpc), source };
     let listener = TcpListener::bind(arguments.grpc).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let echo = Echo { upstream: connect(&arguments.server).await?, answers: RwLock::default() };
+    let upstream = connect(&arguments.server).await?;
+    let echo = Arc::new(Echo { upstream, answers: RwLock::default(), inferences: RwLock::default() });
     output.say(format!("echoes on grpc {address}"));
     output.document(&json!({"grpc": address.to_string()}));
     let served = tonic::transport::Server::builder()
-        .add_service(FeatureStoreServer::new(echo))
+        .add_service(FeatureStoreServer::from_arc(Arc::clone(&echo)))
+        .add_service(GrpcInferenceServiceServer::from_arc(echo))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await;
     served.map_err(|error| CliError::Failed(error.to_string()))
@@ -49,7 +61,19 @@ pub async fn run(arguments: &BenchEchoArguments, output: Output) -> Result<(), C
 struct Echo {
     upstream: Connection,
     /// By number of rows.
-    answers: RwLock<HashMap<usize, Arc<pb::GetOnlineFeaturesResponse>>>,
+    answers: Answers<pb::GetOnlineFeaturesResponse>,
+    /// By length of the message.
+    inferences: Answers<ModelInferResponse>,
+}
+
+type Answers<T> = RwLock<HashMap<usize, Arc<T>>>;
+
+fn known<T>(answers: &Answers<T>, key: usize) -> Option<Arc<T>> {
+    answers.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+}
+
+fn remember<T>(answers: &Answers<T>, key: usize, answer: T) {
+    answers.write().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(answer));
 }
 
 #[tonic::async_trait]
@@ -62,12 +86,11 @@ impl FeatureStore for Echo {
     ) -> Result<Response<pb::GetOnlineFeaturesResponse>, Status> {
         let request = request.into_inner();
         let rows = request.entities.first().and_then(|column| column.values.as_ref()).map_or(1, row_count);
-        let known = self.answers.read().unwrap_or_else(PoisonError::into_inner).get(&rows).cloned();
-        if let Some(answer) = known {
+        if let Some(answer) = known(&self.answers, rows) {
             return Ok(Response::new(answer.as_ref().clone()));
         }
         let answer = FeatureStoreClient::new(self.upstream.clone()).get_online_features(request).await?.into_inner();
-        self.answers.write().unwrap_or_else(PoisonError::into_inner).insert(rows, Arc::new(answer.clone()));
+        remember(&self.answers, rows, answer.clone());
         Ok(Response::new(answer))
     }
 
@@ -95,6 +118,47 @@ impl FeatureStore for Echo {
     }
 }
 
+#[tonic::async_trait]
+impl GrpcInferenceService for Echo {
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        let request = request.into_inner();
+        let length = request.raw_input_contents.iter().map(bytes::Bytes::len).sum();
+        if let Some(answer) = known(&self.inferences, length) {
+            return Ok(Response::new(answer.as_ref().clone()));
+        }
+        let mut upstream = GrpcInferenceServiceClient::new(self.upstream.clone());
+        let answer = upstream.model_infer(request).await?.into_inner();
+        remember(&self.inferences, length, answer.clone());
+        Ok(Response::new(answer))
+    }
+
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn model_ready(&self, _: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn model_metadata(
+        &self,
+        _: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        Err(not_echoed())
+    }
+}
+
 fn not_echoed() -> Status {
-    Status::unimplemented("an echo answers GetOnlineFeatures only")
+    Status::unimplemented("an echo answers GetOnlineFeatures and ModelInfer only")
 }

@@ -37,6 +37,8 @@ pub enum PredictionError {
     SentTwice { input: String, first: String, second: String },
     #[error("row {}: the prediction id is empty; send one, or none at all", row + 1)]
     EmptyId { row: usize },
+    #[error("row {}: the prediction id has {bytes} bytes; ids have {max} at most", row + 1)]
+    LongId { row: usize, bytes: usize, max: usize },
     #[error("prediction id `{id}` is sent for two rows")]
     SameId { id: String },
     #[error("a request has columns of rows, and at least one row")]

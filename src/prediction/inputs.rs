@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::catalog::LoadedModel;
 use super::error::PredictionError;
 use super::log::RecordValue;
 use super::rows::{KnownRows, as_numbers, cell_text};
-use crate::model_registry::{InputSource, ModelVersion, Scalar};
+use crate::model_registry::{BoundInput, InputSource, ModelVersion, Scalar};
 use crate::model_runtime::{InputKind, InputRows};
 use crate::point_in_time_join::FeatureStatus;
 use crate::retrieval::AnswerColumn;
@@ -85,6 +86,8 @@ impl BoundRows {
 pub struct InputNames {
     /// In the model's order.
     pub names: Arc<[String]>,
+    /// Of a request that has a number for each of them and nothing else.
+    pub matrix: SchemaRef,
     /// Inputs by what requests may call them: the input's name, or the feature's, in full or not.
     sent: HashMap<String, Vec<usize>>,
     /// Of each input, the full name of its feature; None: only requests have it.
@@ -113,7 +116,9 @@ impl InputNames {
             }
         }
         let names = version.inputs.iter().map(|input| input.name.clone()).collect();
-        InputNames { names, sent, stored }
+        let number = |input: &BoundInput| Field::new(&input.name, DataType::Float64, true);
+        let matrix = Arc::new(Schema::new(version.inputs.iter().map(number).collect::<Vec<_>>()));
+        InputNames { names, matrix, sent, stored }
     }
 
     /// Of each input, the column of the request that has its values.

@@ -31,7 +31,7 @@ pub use error::PredictionError;
 pub use hash::share;
 pub use log::{LogRow, LogValue, PREDICTION_LOG, PredictionLogger, Role, archive_left, log_schema};
 pub use plan::{PlannedStep, Read, RoutePlan, RouteProblem};
-pub use replay::{Difference, ReplayReport, log_rows, read_log, replay};
+pub use replay::{Difference, LoggedRows, ReplayReport, read_log, replay, scan_log};
 pub use request::{PredictAnswer, PredictRequest, RowAnswer};
 pub use service::PredictionService;
 pub use shadow::SHADOW_QUEUE_MAX;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
-use datafusion::prelude::{Expr, SessionContext};
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{DataFrame, Expr, SessionContext, col};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
 use super::catalog::{LoadedModel, load};
 use super::error::PredictionError;
@@ -16,9 +19,16 @@ use crate::model_registry::{ModelReference, ModelRegistry, ModelVersion};
 use crate::model_runtime::InputRows;
 use crate::offline_store::{EventKind, OfflineStore};
 
+/// Differences that a report lists; others are counted alone.
+const LISTED_MAX: usize = 1_000;
+
+/// Rows of the log, some at a time: all of them may be more than memory holds.
+pub type LoggedRows = BoxStream<'static, Result<Vec<LogRow>, PredictionError>>;
+
 /// A logged prediction that comes out otherwise now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
+    pub sent_at: i64,
     pub prediction_id: String,
     pub model: String,
     pub version: u64,
@@ -29,6 +39,8 @@ pub struct Difference {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ReplayReport {
     pub rows: usize,
+    pub differing: usize,
+    /// Some of them, in the order of their time.
     pub differences: Vec<Difference>,
 }
 
@@ -40,63 +52,87 @@ pub async fn read_log(
     store: &OfflineStore,
     engine: &Engine,
     condition: Option<Expr>,
-) -> Result<Vec<RecordBatch>, PredictionError> {
-    let name = SourceName::new(PREDICTION_LOG);
-    let Some(table) = store.event_table(EventKind::Predictions, &name).await? else { return Ok(Vec::new()) };
-    let context: SessionContext = engine.session();
-    let provider = table.provider(&context).await?;
-    let read = async {
-        let mut frame = context.read_table(provider)?;
-        if let Some(condition) = condition {
-            frame = frame.filter(condition)?;
-        }
-        let order =
-            ["sent_at", "prediction_id", "role", "model"].map(|name| datafusion::prelude::col(name).sort(true, false));
-        frame.sort(order.to_vec())?.collect().await
-    };
-    read.await.map_err(|error: datafusion::error::DataFusionError| PredictionError::Rows(error.to_string()))
+) -> Result<LoggedRows, PredictionError> {
+    let order = ["sent_at", "prediction_id", "role", "model"].map(|name| col(name).sort(true, false));
+    read(store, engine, condition, |frame| frame.sort(order.to_vec())).await
 }
 
-/// The rows of batches that have the columns of the log.
-pub fn log_rows(batches: &[RecordBatch]) -> Result<Vec<LogRow>, PredictionError> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        rows.extend(
-            rows_of(batch).ok_or_else(|| PredictionError::Rows("the prediction log has other columns".to_owned()))?,
-        );
-    }
-    Ok(rows)
+/// As [`read_log`], in any order.
+///
+/// # Errors
+/// A table that cannot be read.
+pub async fn scan_log(
+    store: &OfflineStore,
+    engine: &Engine,
+    condition: Option<Expr>,
+) -> Result<LoggedRows, PredictionError> {
+    read(store, engine, condition, Ok).await
+}
+
+async fn read(
+    store: &OfflineStore,
+    engine: &Engine,
+    condition: Option<Expr>,
+    order: impl FnOnce(DataFrame) -> Result<DataFrame, DataFusionError>,
+) -> Result<LoggedRows, PredictionError> {
+    let name = SourceName::new(PREDICTION_LOG);
+    let Some(table) = store.event_table(EventKind::Predictions, &name).await? else {
+        return Ok(stream::empty().boxed());
+    };
+    let context: SessionContext = engine.session();
+    let provider = table.provider(&context).await?;
+    let failed = |error: DataFusionError| PredictionError::Rows(error.to_string());
+    let read = async {
+        let frame = context.read_table(provider)?;
+        let frame = match condition {
+            Some(condition) => frame.filter(condition)?,
+            None => frame,
+        };
+        order(frame)?.execute_stream().await
+    };
+    let batches = read.await.map_err(failed)?;
+    let rows = batches.map(move |batch| {
+        let other = || PredictionError::Rows("the prediction log has other columns".to_owned());
+        rows_of(&batch.map_err(failed)?).ok_or_else(other)
+    });
+    Ok(rows.boxed())
 }
 
 /// Asks the models again what they were asked, and compares to the last bit. What a lookup answered, no model did.
 ///
 /// # Errors
-/// A model that is not there any more.
-pub async fn replay(registry: &ModelRegistry, rows: &[LogRow]) -> Result<ReplayReport, PredictionError> {
+/// Rows that cannot be read, a model that is not there any more.
+pub async fn replay(registry: &ModelRegistry, mut rows: LoggedRows) -> Result<ReplayReport, PredictionError> {
     let models = registry.models().await?;
     let mut loaded: HashMap<(String, u64), Arc<LoadedModel>> = HashMap::new();
     let mut report = ReplayReport::default();
-    for row in rows.iter().filter(|row| row.role != Role::Lookup.as_str()) {
-        report.rows += 1;
-        let key = (row.model.clone(), row.version);
-        let model = match loaded.get(&key) {
-            Some(model) => Arc::clone(model),
-            None => {
-                let version = models.model(&row.model)?.version(&row.model, row.version)?;
-                let model = load(registry, version).await?;
-                loaded.insert(key, Arc::clone(&model));
-                model
+    while let Some(rows) = rows.try_next().await? {
+        for row in rows.into_iter().filter(|row| row.role != Role::Lookup.as_str()) {
+            report.rows += 1;
+            let key = (row.model.clone(), row.version);
+            let model = match loaded.get(&key) {
+                Some(model) => Arc::clone(model),
+                None => {
+                    let version = models.model(&row.model)?.version(&row.model, row.version)?;
+                    let model = load(registry, version).await?;
+                    loaded.insert(key, Arc::clone(&model));
+                    model
+                }
+            };
+            let replayed = model.model.predict(&input_rows(&model.version, &row)?)?.values;
+            let is_same = replayed.len() == row.prediction.len()
+                && replayed.iter().zip(&row.prediction).all(|(a, b)| a.to_bits() == b.to_bits());
+            if is_same {
+                continue;
             }
-        };
-        let replayed = model.model.predict(&input_rows(&model.version, row)?)?.values;
-        let is_same = replayed.len() == row.prediction.len()
-            && replayed.iter().zip(&row.prediction).all(|(a, b)| a.to_bits() == b.to_bits());
-        if !is_same {
-            let (prediction_id, logged) = (row.prediction_id.clone(), row.prediction.clone());
-            let (model, version) = (row.model.clone(), row.version);
-            report.differences.push(Difference { prediction_id, model, version, logged, replayed });
+            report.differing += 1;
+            if report.differences.len() < LISTED_MAX {
+                let LogRow { sent_at, prediction_id, model, version, prediction: logged, .. } = row;
+                report.differences.push(Difference { sent_at, prediction_id, model, version, logged, replayed });
+            }
         }
     }
+    report.differences.sort_by(|a, b| (a.sent_at, &a.prediction_id).cmp(&(b.sent_at, &b.prediction_id)));
     Ok(report)
 }
 

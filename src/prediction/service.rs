@@ -23,6 +23,9 @@ use crate::retrieval::{OnlineRetrieval, RequestColumns, RetrievalError, Waiting}
 use crate::time::EventTimestamp;
 use crate::trace;
 
+/// An id is written down with each prediction.
+const ID_BYTES_MAX: usize = 1_024;
+
 /// Answers from one online store; the catalog is replaced whole.
 #[derive(Debug)]
 pub struct PredictionService {
@@ -244,6 +247,9 @@ fn check_request(plans: &[Arc<RoutePlan>], request: &PredictRequest) -> Result<(
     }
     if let Some(row) = ids.iter().position(String::is_empty) {
         return Err(PredictionError::EmptyId { row });
+    }
+    if let Some(row) = ids.iter().position(|id| id.len() > ID_BYTES_MAX) {
+        return Err(PredictionError::LongId { row, bytes: ids[row].len(), max: ID_BYTES_MAX });
     }
     let mut seen = std::collections::HashSet::new();
     if let Some(id) = ids.iter().find(|id| !seen.insert(*id)) {

@@ -165,6 +165,13 @@ def test_lookups_and_their_fallbacks_make_one_column_and_are_logged(asof_bin: st
     (feature,) = looked_up["features"]
     assert (feature["name"], feature["origin"], feature["status"]) == ("shop_profile:rating", "store", "PRESENT")
     assert run("predictions", "replay", "--route", "known")["replayed"] == 1
+    # Of what was looked up no model is to learn.
+    made = run("training-set", "--from-log", "known", "--out", str(project / "known.parquet"))
+    assert (made["rows"], made["looked_up"]) == (1, 1)
+    refused = subprocess.run(
+        [asof_bin, "training-set", "--from-log", "town", "--out", "town.parquet"], cwd=project, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1 and "no predictions of route `town`; 2 were looked up" in refused.stderr
     routes.write_text(routes.read_text() + "  - {name: bad, lookup: 'shop_profile:city', fallback: demand}\n")
     refused = subprocess.run([asof_bin, "validate"], cwd=project, capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and "a model answers numbers" in refused.stderr
@@ -226,6 +233,7 @@ def test_matrices_over_the_open_inference_protocol(asof_bin: str, project: Path,
             ({"datatype": "BOOL", "data": [1] * 12}, "has values that are none"),
             ({"data": ["x"] * 12}, "has values that are none"),
             ({"shape": [-4, 3]}, "has the shape"),
+            ({"shape": [12, 1]}, "has 1 value a row, and no model of the route takes so many"),
         ]:
             tensor = {"name": "input", "datatype": "FP64", "shape": [4, 3], "data": [0.0] * 12, **changed}
             refused = post(address, "/v2/models/numbers/infer", {"inputs": [tensor]})
@@ -237,11 +245,15 @@ def test_what_is_odd_in_requests_is_told(asof_bin: str, project: Path, run: Run)
         body = {"route": "demand", "entities": {"shop": ["a"]}, "request": {"price": [1.0]}}
         for changed, message in [
             ({"prediction_ids": [""]}, "the prediction id is empty"),
+            ({"prediction_ids": ["i" * 1_025]}, "the prediction id has 1025 bytes; ids have 1024 at most"),
             ({"request": {"price": [1.0], "rating": [1.0], "shop_profile__rating": [2.0]}}, "`rating` is sent twice"),
             ({"entities": {}, "request": {"price": [1.0]}}, "the columns sent are `price`"),
         ]:
             refused = post(address, "/predict", {**body, **changed})
             assert refused.get("status") == 400 and message in refused["error"], refused
+        for nothing in ({"instances": []}, {"dataframe_records": []}, {"inputs": {"shop": []}}, {"dataframe_split": {"columns": ["shop"], "data": []}}):
+            refused = post(address, "/invocations", {**nothing, "params": {"route": "demand"}})
+            assert refused.get("status") == 400 and "at least one row" in refused["error"], (nothing, refused)
         many = [{f"column{number}": 1} for number in range(3000)]
         begun = time.monotonic()
         refused = post(address, "/invocations", {"dataframe_records": many, "params": {"route": "demand"}})

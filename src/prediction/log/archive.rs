@@ -23,7 +23,7 @@ use crate::stream_ingestion::{Log, read_bodies};
 /// The table's name, in the folder `predictions` of the offline store.
 pub const PREDICTION_LOG: &str = "log";
 /// Rows of one commit.
-const COMMIT_ROWS_MAX: usize = 100_000;
+const COMMIT_ROWS_MAX: usize = 20_000;
 
 /// Columns of the table.
 pub fn log_schema() -> SchemaRef {
@@ -76,53 +76,61 @@ pub async fn archive_left(folder: &Path, store: &OfflineStore) -> Result<(), Pre
         let Some(_lock) = lock_spool(&folder).map_err(PredictionError::Log)? else { continue };
         let mut log = Log::open(&folder).map_err(PredictionError::Log)?;
         let (id, through) = (log.id().to_owned(), log.last());
-        if archive_after(&folder, &id, through, store).await? {
-            log.remove_through(through).map_err(PredictionError::Log)?;
-        }
+        while !archive_next(&folder, &id, through, store).await?.is_all {}
+        log.remove_through(through).map_err(PredictionError::Log)?;
     }
     Ok(())
 }
 
-/// Brings records up to `through` into the table, those that are not there yet. Gives whether there is anything of
-/// them in the spool that is not needed any more.
-pub(super) async fn archive_after(
+/// What a commit brought into the table.
+pub(super) struct Archived {
+    /// The table has the records up to here.
+    pub reach: u64,
+    /// Whether there were any.
+    pub is_new: bool,
+    /// Whether no more are to be brought there.
+    pub is_all: bool,
+}
+
+/// Brings records up to `through` into the table that are not there yet, as many as one commit takes.
+pub(super) async fn archive_next(
     folder: &Path,
     id: &str,
     through: u64,
     store: &OfflineStore,
-) -> Result<bool, PredictionError> {
+) -> Result<Archived, PredictionError> {
     let name = SourceName::new(PREDICTION_LOG);
-    let table = store.event_table(EventKind::Predictions, &name).await?;
-    let known = match table {
+    let known = match store.event_table(EventKind::Predictions, &name).await? {
         Some(table) => table.position(id).await?.unwrap_or(0),
         None => 0,
     };
-    let mut after = known;
-    while after < through {
-        let (records, reach) = read(folder, after, through)?;
-        if !records.is_empty() {
-            let rows = to_rows(&records)?;
-            let reach = Reach { log: id.to_owned(), position: reach, topics: Default::default() };
-            store.append_events(EventKind::Predictions, &name, &rows, &Places::default(), &reach).await?;
-        }
-        after = reach;
+    if known >= through {
+        return Ok(Archived { reach: known, is_new: false, is_all: true });
     }
-    if known < through {
+    let (records, position) = read(folder, known, through)?;
+    if !records.is_empty() {
+        let rows = to_rows(&records)?;
+        let reach = Reach { log: id.to_owned(), position, topics: Default::default() };
+        store.append_events(EventKind::Predictions, &name, &rows, &Places::default(), &reach).await?;
+    }
+    let is_all = position >= through;
+    if is_all {
         store.compact_events(EventKind::Predictions, &name).await?;
     }
-    Ok(known < through)
+    Ok(Archived { reach: position, is_new: true, is_all })
 }
 
 /// Records after `after`, up to `through` or as many as one commit takes, and how far they reach.
 fn read(folder: &Path, after: u64, through: u64) -> Result<(Vec<LogRecord>, u64), PredictionError> {
     let (mut records, mut rows, mut reach) = (Vec::new(), 0, through);
-    let mut is_full = false;
+    let (mut is_full, mut inputs) = (false, Arc::default());
     read_bodies(folder, after, |sequence, body| {
         if sequence > through || is_full {
             return Ok(());
         }
         let damaged = || std::io::Error::new(std::io::ErrorKind::InvalidData, format!("record {sequence} is damaged"));
-        let record = decode(body).ok_or_else(damaged)?;
+        let record = decode(body, &inputs).ok_or_else(damaged)?;
+        inputs = Arc::clone(&record.inputs);
         rows += record.rows.len();
         records.push(record);
         if rows >= COMMIT_ROWS_MAX {

@@ -9,6 +9,8 @@
 //!
 //! Counts, numbers and lengths of texts are LEB128, others little-endian; `?` is a byte that says whether it follows.
 
+use std::sync::Arc;
+
 use super::row::{LogRecord, RecordRow, RecordValue, Role};
 use crate::point_in_time_join::FeatureStatus;
 use crate::prediction::inputs::Origin;
@@ -42,8 +44,8 @@ pub fn encode(record: &LogRecord) -> Vec<u8> {
     bytes
 }
 
-/// None: the bytes are no record.
-pub fn decode(bytes: &[u8]) -> Option<LogRecord> {
+/// None: the bytes are no record. `inputs` are those of the record before; this one likely has the same.
+pub fn decode(bytes: &[u8], inputs: &Arc<[String]>) -> Option<LogRecord> {
     let mut reader = Reader(bytes);
     if reader.byte()? != FORMAT {
         return None;
@@ -53,7 +55,7 @@ pub fn decode(bytes: &[u8]) -> Option<LogRecord> {
     let (latency_us, registry_version, version) = (reader.count()?, reader.count()?, reader.count()?);
     let (route, model, experiment) = (reader.text()?, reader.text()?, reader.optional()?);
     let keys = reader.many(Reader::text)?;
-    let inputs = reader.many(Reader::text)?;
+    let inputs = reader.names(inputs)?;
     let rows = reader.many(|reader| {
         let prediction_id = reader.text()?;
         let keys = keys.iter().map(|_| reader.optional()).collect::<Option<_>>()?;
@@ -71,7 +73,7 @@ pub fn decode(bytes: &[u8]) -> Option<LogRecord> {
         registry_version,
         latency_us,
         keys,
-        inputs: inputs.into(),
+        inputs,
         rows,
     };
     reader.0.is_empty().then_some(record)
@@ -132,11 +134,27 @@ impl Reader<'_> {
         None
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn text_bytes(&mut self) -> Option<&[u8]> {
         let length = usize::try_from(self.count()?).ok()?;
         let (text, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
-        String::from_utf8(text.to_vec()).ok()
+        Some(text)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.text_bytes()?.to_vec()).ok()
+    }
+
+    /// Texts; where they are `known`, no copies of them.
+    fn names(&mut self, known: &Arc<[String]>) -> Option<Arc<[String]>> {
+        let mut same = Reader(self.0);
+        let is_same = same.count() == Some(known.len() as u64)
+            && known.iter().all(|name| same.text_bytes() == Some(name.as_bytes()));
+        if is_same {
+            self.0 = same.0;
+            return Some(Arc::clone(known));
+        }
+        self.many(Reader::text).map(Arc::from)
     }
 
     fn optional(&mut self) -> Option<Option<String>> {
@@ -211,8 +229,10 @@ mod tests {
 
     #[test]
     fn records_round_trip() {
-        let record = record();
-        assert_eq!(decode(&encode(&record)), Some(record));
+        let (record, others) = (record(), ["x".to_owned(), "z".to_owned()].into());
+        for inputs in [&Arc::default(), &record.inputs, &others] {
+            assert_eq!(decode(&encode(&record), inputs), Some(record.clone()));
+        }
     }
 
     proptest! {
@@ -221,8 +241,8 @@ mod tests {
             let mut bytes = encode(&record());
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            let _ = decode(&bytes);
-            prop_assert_eq!(decode(&encode(&record())[..cut.index(bytes.len())]), None);
+            let _ = decode(&bytes, &record().inputs);
+            prop_assert_eq!(decode(&encode(&record())[..cut.index(bytes.len())], &Arc::default()), None);
         }
     }
 }

@@ -1,24 +1,25 @@
-//! The thread that writes records to the disk, many at a time, and the one that brings them into the table.
+//! The thread that writes records to the disk, many at a time, and those that bring them into the table.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use datafusion::common::ScalarValue;
 use datafusion::prelude::{col, lit};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::archive::{PREDICTION_LOG, archive_after};
+use super::archive::{PREDICTION_LOG, archive_next};
 use super::codec::encode;
 use super::row::LogRecord;
 use crate::definition::{LogDurability, SourceName};
 use crate::metrics::{PREDICTION_LOG_DROPPED_TOTAL, PREDICTION_LOG_ROWS_TOTAL};
 use crate::offline_store::{EventKind, OfflineStore};
 use crate::prediction::PredictionError;
-use crate::prediction::priority::yield_to_most;
+use crate::prediction::priority::{yield_to_all, yield_to_most};
 use crate::stream_ingestion::Log;
 use crate::time::EventTimestamp;
 
@@ -28,6 +29,8 @@ const QUEUE_MAX: usize = 4096;
 const GROUP_MAX: usize = 1024;
 /// How often the table is brought up to the spool.
 const ARCHIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a commit may take on threads that get what others leave.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(10);
 
 enum Message {
     Records(Records),
@@ -112,27 +115,62 @@ impl PredictionLogger {
         std::thread::Builder::new()
             .name("asof-predictions".to_owned())
             .spawn(move || write(log, messages, &written))?;
-        let archiver = Arc::clone(&logger);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || {
+        let new_runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (sharing, patient) = (new_runtime()?, new_runtime()?);
+        let (archiver, patient_handle) = (Arc::clone(&logger), patient.handle().clone());
+        let (ended, has_ended) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("asof-archive".to_owned()).spawn(move || {
             yield_to_most();
-            runtime.block_on(archiver.archive_always());
-        };
-        std::thread::Builder::new().name("asof-archive".to_owned()).spawn(run)?;
+            sharing.block_on(archiver.archive_always(&patient_handle));
+            drop(ended);
+        })?;
+        std::thread::Builder::new().name("asof-archive-idle".to_owned()).spawn(move || {
+            yield_to_all();
+            let _ = patient.block_on(has_ended);
+        })?;
         Ok(logger)
     }
 
-    /// Until [`Self::close`].
-    async fn archive_always(&self) {
+    /// Until [`Self::close`], on threads that `patient` runs on, which leave the processors to all others: requests wait
+    /// for milliseconds for one that has a share. Where they get too little, on the caller's, until all is done.
+    async fn archive_always(self: Arc<Self>, patient: &Handle) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(ARCHIVE_INTERVAL) => {}
                 () = self.stop.notified() => return,
             }
-            if let Err(error) = self.archive().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "predictions stay in the spool for now");
+            let mut is_late = false;
+            loop {
+                let began = Instant::now();
+                let next = Arc::clone(&self).archive_next();
+                let archived = if is_late {
+                    next.await
+                } else {
+                    let next = patient.spawn(next).await;
+                    next.unwrap_or_else(|error| Err(PredictionError::Log(io::Error::other(error))))
+                };
+                match archived {
+                    Ok(is_all) if is_all => break,
+                    Ok(_) => is_late |= began.elapsed() > ARCHIVE_PATIENCE,
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "predictions stay in the spool for now");
+                        break;
+                    }
+                }
             }
         }
+    }
+
+    /// Brings what is written and not in the table there, as much as one commit takes. Gives whether that was all.
+    async fn archive_next(self: Arc<Self>) -> Result<bool, PredictionError> {
+        let _alone = self.archiving.lock().await;
+        let through = self.written.load(Ordering::Acquire);
+        let archived = archive_next(&self.folder, &self.id, through, &self.store).await?;
+        if archived.is_new {
+            let _ = self.queue.send(Message::Archived(archived.reach)).await;
+        }
+        Ok(archived.is_all)
     }
 
     /// Writes the records of one request, all of them or none; returns once they are as durable as asked.
@@ -169,12 +207,8 @@ impl PredictionLogger {
     ///
     /// # Errors
     /// A table that cannot be written; the spool keeps what it lacks.
-    pub async fn archive(&self) -> Result<(), PredictionError> {
-        let _alone = self.archiving.lock().await;
-        let through = self.written.load(Ordering::Acquire);
-        if archive_after(&self.folder, &self.id, through, &self.store).await? {
-            let _ = self.queue.send(Message::Archived(through)).await;
-        }
+    pub async fn archive(self: &Arc<Self>) -> Result<(), PredictionError> {
+        while !Arc::clone(self).archive_next().await? {}
         Ok(())
     }
 
@@ -194,7 +228,7 @@ impl PredictionLogger {
     ///
     /// # Errors
     /// As of [`Self::archive`].
-    pub async fn close(&self) -> Result<(), PredictionError> {
+    pub async fn close(self: &Arc<Self>) -> Result<(), PredictionError> {
         self.stop.notify_one();
         self.archive().await
     }

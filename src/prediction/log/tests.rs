@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::TryStreamExt;
+
 use super::row::{LogRecord, RecordRow, Role};
 use super::spool::PredictionLogger;
 use super::{LogRow, archive_left};
 use crate::definition::LogDurability;
 use crate::engine::Engine;
 use crate::offline_store::OfflineStore;
-use crate::prediction::{log_rows, read_log};
+use crate::prediction::read_log;
 use crate::time::{Clock, SystemClock};
 
 fn record(id: &str) -> LogRecord {
@@ -43,8 +45,8 @@ fn open(folder: &Path) -> Arc<PredictionLogger> {
 
 async fn ids(folder: &Path) -> Vec<String> {
     let engine = Engine::new(None).unwrap();
-    let rows = log_rows(&read_log(&store(folder), &engine, None).await.unwrap()).unwrap();
-    let mut ids: Vec<String> = rows.into_iter().map(|row: LogRow| row.prediction_id).collect();
+    let rows: Vec<Vec<LogRow>> = read_log(&store(folder), &engine, None).await.unwrap().try_collect().await.unwrap();
+    let mut ids: Vec<String> = rows.into_iter().flatten().map(|row| row.prediction_id).collect();
     ids.sort_unstable();
     ids
 }
@@ -64,6 +66,21 @@ async fn each_of_two_servers_has_a_spool_to_itself() {
     second.archive().await.unwrap();
     first.archive().await.unwrap();
     assert_eq!(ids(folder.path()).await, ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_several_commits_comes_into_the_table_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let logger = open(folder.path());
+    let row = &record("").rows[0];
+    let rows = |at: usize| (0..9_000).map(move |number| format!("{:06}", at * 9_000 + number));
+    for at in 0..5 {
+        let rows = rows(at).map(|prediction_id| RecordRow { prediction_id, ..row.clone() }).collect();
+        logger.append(&[LogRecord { rows, ..record("") }], LogDurability::Process).await.unwrap();
+    }
+    logger.archive().await.unwrap();
+    logger.archive().await.unwrap();
+    assert_eq!(ids(folder.path()).await, (0..5).flat_map(rows).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

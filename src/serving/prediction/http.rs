@@ -185,6 +185,9 @@ fn split_columns(split: &Value) -> Result<Columns, String> {
 /// A column that the route does not have ends it: there may be as many as values.
 fn record_columns(records: &Value, plan: &RoutePlan) -> Result<Columns, String> {
     let records = records.as_array().ok_or("records have to be a list of objects")?;
+    if records.is_empty() {
+        return Err(PredictionError::NoRows.to_string());
+    }
     let mut columns: Columns = Vec::new();
     for (position, record) in records.iter().enumerate() {
         let record = record.as_object().ok_or_else(|| format!("record {} is no object", position + 1))?;
@@ -211,7 +214,7 @@ fn matrix_columns(rows: &[Value], plan: &RoutePlan) -> Result<Columns, String> {
     let width = rows.first().and_then(Value::as_array).map_or(0, Vec::len);
     let names = inference::matrix_names(plan, width);
     let names = names.ok_or_else(|| format!("a row has {width} values, and no model of the route takes so many"))?;
-    let mut columns: Columns = names.into_iter().map(|name| (name, Vec::with_capacity(rows.len()))).collect();
+    let mut columns: Columns = names.iter().map(|name| (name.clone(), Vec::with_capacity(rows.len()))).collect();
     for (position, row) in rows.iter().enumerate() {
         let row = row.as_array().filter(|row| row.len() == width);
         let row = row.ok_or_else(|| format!("row {} has not as many values as the first", position + 1))?;

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    UInt64Array,
 };
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
@@ -17,7 +18,7 @@ use tonic::Status;
 use crate::definition::ValueType;
 use crate::model_registry::{InputSource, ModelVersion};
 use crate::model_runtime::InputKind;
-use crate::prediction::{PredictAnswer, PredictRequest, PredictionCatalog, RoutePlan, RowAnswer};
+use crate::prediction::{LoadedModel, PredictAnswer, PredictRequest, PredictionCatalog, RoutePlan, RowAnswer};
 use crate::serving::grpc::request_batch;
 use crate::serving::state::ServerState;
 use crate::serving::status::to_status;
@@ -126,27 +127,22 @@ pub fn check_plan(plan: &RoutePlan) -> Result<(), Status> {
 /// # Errors
 /// Tensors whose shapes do not fit each other or the model.
 pub fn request(plan: &RoutePlan, route: String, id: String, tensors: Vec<Tensor>) -> Result<PredictRequest, Status> {
-    let invalid = |message: String| Status::invalid_argument(message);
-    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
-    for Tensor { name, shape, values } in tensors {
-        match shape.as_slice() {
-            [rows, 1] if name == MATRIX && takes_matrix(plan) => {
-                let names = matrix_names(plan, 1).unwrap_or_default();
-                columns.extend(matrix_columns(&values, usize::try_from(*rows).unwrap_or(0), names)?);
-            }
-            [_] | [_, 1] => columns.push((name, values)),
-            [rows, width] if *rows >= 0 && *width > 1 => {
-                let names = matrix_names(plan, *width as usize).ok_or_else(|| {
-                    invalid(format!(
-                        "tensor `{name}` has {width} values a row, and no model of the route takes so many"
-                    ))
-                })?;
-                columns.extend(matrix_columns(&values, *rows as usize, names)?);
-            }
-            _ => return Err(invalid(format!("tensor `{name}` has the shape {shape:?}; send rows, or rows by values"))),
+    let columns = match tensors.as_slice() {
+        [tensor] if let Some(model) = matrix_model(plan, tensor)? => {
+            RecordBatch::try_new(Arc::clone(&model.names.matrix), matrix_columns(tensor)?)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?
         }
-    }
-    let columns = request_batch(columns)?;
+        _ => {
+            let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+            for tensor in tensors {
+                match matrix_model(plan, &tensor)? {
+                    Some(model) => columns.extend(model.names.names.iter().cloned().zip(matrix_columns(&tensor)?)),
+                    None => columns.push((tensor.name, tensor.values)),
+                }
+            }
+            request_batch(columns)?
+        }
+    };
     let prediction_ids = match columns.num_rows() {
         _ if id.is_empty() => Vec::new(),
         1 => vec![id],
@@ -159,24 +155,55 @@ fn takes_matrix(plan: &RoutePlan) -> bool {
     plan.models().next().is_some_and(|model| model.version.takes_matrix)
 }
 
-/// The inputs of the model that takes a matrix of this width.
-pub fn matrix_names(plan: &RoutePlan, width: usize) -> Option<Vec<String>> {
-    let model = plan.models().find(|model| model.version.inputs.len() == width)?;
-    Some(model.version.inputs.iter().map(|input| input.name.clone()).collect())
+/// The model whose inputs a tensor has, row by row; None: it has one value a row, and is a column.
+fn matrix_model<'p>(plan: &'p RoutePlan, tensor: &Tensor) -> Result<Option<&'p LoadedModel>, Status> {
+    let Tensor { name, shape, .. } = tensor;
+    let width = match shape.as_slice() {
+        [_, 1] if name == MATRIX && takes_matrix(plan) => 1,
+        [_] | [_, 1] => return Ok(None),
+        [rows, width] if *rows >= 0 && *width > 1 => *width as usize,
+        _ => {
+            let message = format!("tensor `{name}` has the shape {shape:?}; send rows, or rows by values");
+            return Err(Status::invalid_argument(message));
+        }
+    };
+    let model = model_of_width(plan, width).ok_or_else(|| {
+        let values = if width == 1 { "value" } else { "values" };
+        let message = format!("tensor `{name}` has {width} {values} a row, and no model of the route takes so many");
+        Status::invalid_argument(message)
+    });
+    model.map(Some)
 }
 
-fn matrix_columns(values: &ArrayRef, rows: usize, names: Vec<String>) -> Result<Vec<(String, ArrayRef)>, Status> {
-    let width = names.len();
+fn model_of_width(plan: &RoutePlan, width: usize) -> Option<&LoadedModel> {
+    plan.models().find(|model| model.version.inputs.len() == width).map(Arc::as_ref)
+}
+
+/// The inputs of the model that takes a matrix of this width.
+pub fn matrix_names(plan: &RoutePlan, width: usize) -> Option<&[String]> {
+    model_of_width(plan, width).map(|model| &*model.names.names)
+}
+
+/// The columns of a tensor of rows by values.
+fn matrix_columns(tensor: &Tensor) -> Result<Vec<ArrayRef>, Status> {
+    let size = |at: usize| usize::try_from(tensor.shape[at]).unwrap_or(0);
+    let (rows, width) = (size(0), size(1));
     // A text that is no number ends it.
     let options = CastOptions { safe: false, ..CastOptions::default() };
-    let numbers = cast_with_options(values, &DataType::Float64, &options);
+    let numbers = cast_with_options(&tensor.values, &DataType::Float64, &options);
     let numbers = numbers.map_err(|error| Status::invalid_argument(error.to_string()))?;
     let numbers = numbers.as_primitive::<Float64Type>();
-    let value = |at: usize| numbers.is_valid(at).then(|| numbers.value(at));
-    let column = |position: usize| -> ArrayRef {
-        Arc::new((0..rows).map(|row| value(row * width + position)).collect::<Float64Array>())
+    // One column after the other, all of them in one buffer.
+    let columns = if rows == 1 {
+        numbers.clone()
+    } else {
+        let places = (0..width).flat_map(|column| (0..rows).map(move |row| row * width + column));
+        match numbers.null_count() {
+            0 => places.map(|at| numbers.value(at)).collect::<Vec<f64>>().into(),
+            _ => places.map(|at| numbers.is_valid(at).then(|| numbers.value(at))).collect::<Float64Array>(),
+        }
     };
-    Ok(names.into_iter().enumerate().map(|(position, name)| (name, column(position))).collect())
+    Ok((0..width).map(|column| Arc::new(columns.slice(column * rows, rows)) as ArrayRef).collect())
 }
 
 /// A value that a lookup does not have is NaN, or an empty text.
