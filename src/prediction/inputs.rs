@@ -121,11 +121,19 @@ impl InputNames {
         InputNames { names, matrix, sent, stored }
     }
 
+    /// Whether a request has the inputs themselves, in their order.
+    pub fn is_matrix(&self, request: &RecordBatch) -> bool {
+        Arc::ptr_eq(request.schema_ref(), &self.matrix)
+    }
+
     /// Of each input, the column of the request that has its values.
     ///
     /// # Errors
     /// [`PredictionError::SentTwice`].
     pub fn sent_columns<'r>(&self, request: &'r RecordBatch) -> Result<Vec<Option<&'r ArrayRef>>, PredictionError> {
+        if self.is_matrix(request) {
+            return Ok(request.columns().iter().map(Some).collect());
+        }
         let mut found: Vec<Option<usize>> = vec![None; self.stored.len()];
         let fields = request.schema_ref().fields();
         for (column, field) in fields.iter().enumerate() {

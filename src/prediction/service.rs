@@ -255,6 +255,9 @@ fn check_request(plans: &[Arc<RoutePlan>], request: &PredictRequest) -> Result<(
     if let Some(id) = ids.iter().find(|id| !seen.insert(*id)) {
         return Err(PredictionError::SameId { id: id.clone() });
     }
+    if plans.iter().flat_map(|plan| plan.models()).any(|model| model.names.is_matrix(&request.columns)) {
+        return Ok(());
+    }
     let columns = request.columns.schema_ref().fields();
     match columns.iter().find(|field| !plans.iter().any(|plan| plan.has_column(field.name()))) {
         Some(field) => Err(PredictionError::unknown_column(field.name(), plans.iter().flat_map(|plan| &plan.columns))),

@@ -12,14 +12,17 @@
 //! waited as long as they can, everybody would be answered late. From then on those who came last are first, and answered
 //! about as fast as ever; the others are refused once their patience is over.
 //!
-//! Reading a request only to refuse it takes a part of what answering it would. So where much has stood in the queue for
-//! long, requests are refused by their head, until what waits will soon be done. Requests of many rows have turns of their
-//! own, and a queue that nobody is refused for but they.
+//! Where more has stood in the queue for long than its time allows, it is a flood, until a request comes to a thread that had nothing to do. Reading a
+//! request only to refuse it takes a part of what answering it would: so requests are refused by their head then, until
+//! what waits will soon be done. And patience is short, so that what is answered is answered in time: as of CoDel, whose
+//! queues have one bound while they empty now and then, and a shorter one while they do not (Nichols and Jacobson,
+//! Controlling Queue Delay, 2012). Requests of many rows have turns of their own, and a queue that nobody is refused for
+//! but they.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +41,8 @@ pub(super) const RETRY_PUSHBACK_MS: &str = "50";
 
 /// For how many times the queue's time a request waits before it is refused.
 const PATIENCE: u32 = 5;
+/// For which part of the queue's time a request waits in a flood, and work is taken in.
+const FLOOD_PATIENCE: u32 = 4;
 /// How long work goes on at least before it makes way.
 const STRETCH_MIN: Duration = Duration::from_millis(1);
 /// Up to here a request is answered on the thread that received it: handing it over would take longer.
@@ -91,6 +96,7 @@ struct Queue {
     pace: Pace,
     /// As of the state, for those who only look.
     rows: AtomicUsize,
+    is_flooded: AtomicBool,
 }
 
 struct QueueState {
@@ -105,8 +111,8 @@ struct QueueState {
 struct Waiting {
     came: Instant,
     rows: usize,
-    /// Does the work, unless nobody waits for it any more.
-    work: Box<dyn FnOnce() + Send>,
+    /// Does the work where it has a turn, unless nobody waits for it any more; else tells that it has none.
+    work: Box<dyn FnOnce(bool) + Send>,
 }
 
 impl std::fmt::Debug for QueueState {
@@ -140,12 +146,13 @@ async fn work_on(mut turn: Turn) {
         while began.elapsed() < stretch
             && let Some(waiting) = queue.next()
         {
-            (waiting.work)();
+            (waiting.work)(true);
         }
         if queue.is_over() {
             turn.0 = None;
             return;
         }
+        HAD_NOTHING_TO_DO.set(false);
         let made_way = Instant::now();
         let stretch_max = queue.queue_time.max(STRETCH_MIN);
         tokio::task::yield_now().await;
@@ -221,16 +228,16 @@ impl Queue {
         came: Instant,
         rows: usize,
         work: W,
-    ) -> Result<(Turn, W), oneshot::Receiver<T>> {
+    ) -> Result<(Turn, W), oneshot::Receiver<Option<T>>> {
         let mut state = self.state();
         if state.free > 0 {
             state.free -= 1;
             return Ok((Turn(Some(Arc::clone(self))), work));
         }
         let (sender, receiver) = oneshot::channel();
-        let work = move || {
+        let work = move |has_turn: bool| {
             if !sender.is_closed() {
-                let _ = sender.send(work());
+                let _ = sender.send(has_turn.then(work));
             }
         };
         state.waiting.push_back(Waiting { came, rows, work: Box::new(work) });
@@ -254,9 +261,12 @@ impl Queue {
 
     fn next(&self) -> Option<Waiting> {
         let mut state = self.state();
+        let is_flooded = self.is_flooded.load(Ordering::Relaxed);
         loop {
             let waited = state.waiting.front()?.came.elapsed();
-            let is_over = waited > self.patience();
+            // The last one is answered in a flood, too: nobody else would be meanwhile.
+            let is_too_late = is_flooded && waited > self.queue_time / FLOOD_PATIENCE && state.waiting.len() > 1;
+            let is_over = waited > self.patience() || is_too_late;
             let next = if is_over || waited <= self.queue_time {
                 state.waiting.pop_front()?
             } else {
@@ -267,6 +277,7 @@ impl Queue {
             if !is_over {
                 return Some(next);
             }
+            (next.work)(false);
         }
     }
 }
@@ -279,7 +290,13 @@ impl Turns {
     fn of(count: usize, queue_time: Duration) -> Self {
         let state = Mutex::new(QueueState { free: count, waiting: VecDeque::new(), rows: 0 });
         Turns {
-            queue: Arc::new(Queue { state, queue_time, pace: Pace::default(), rows: AtomicUsize::new(0) }),
+            queue: Arc::new(Queue {
+                state,
+                queue_time,
+                pace: Pace::default(),
+                rows: AtomicUsize::new(0),
+                is_flooded: AtomicBool::new(false),
+            }),
             large: Arc::new(Semaphore::new(count)),
             large_pace: Arc::default(),
             count,
@@ -288,16 +305,24 @@ impl Turns {
         }
     }
 
-    /// Whether a request that comes now is to be refused before more than its head is read: much has waited for long, and
-    /// still takes longer than half of the queue's time. A burst is answered so, and a flood soon.
+    /// Whether a request that comes now is to be refused before more than its head is read: in a flood, while more waits
+    /// than will soon be done. A burst is answered so.
     pub fn is_crowded(&self) -> bool {
         let rows = self.queue.rows.load(Ordering::Relaxed);
         let wait = self.queue.pace.of(rows) / u32::try_from(self.count).unwrap_or(1);
-        let lasts = self.crowd.lasts(wait > self.queue.queue_time / 4);
-        lasts > self.queue.patience() && wait > self.queue.queue_time / 2
+        if !self.queue.is_flooded.load(Ordering::Relaxed) {
+            if self.crowd.lasts(wait > self.queue.queue_time) <= self.queue.patience() {
+                return false;
+            }
+            self.queue.is_flooded.store(true, Ordering::Relaxed);
+        } else if rows == 0 && HAD_NOTHING_TO_DO.get() && self.queue.state().free > 0 {
+            self.crowd.lasts(false);
+            self.queue.is_flooded.store(false, Ordering::Relaxed);
+        }
+        wait > self.queue.queue_time / FLOOD_PATIENCE
     }
 
-    /// What a request that is refused by its head waits, so that who asks again at once does not ask all the time.
+    /// What a request that is refused before its patience is over waits, so that who asks again at once does not ask all the time.
     pub fn refusal_delay(&self) -> Duration {
         self.queue.queue_time
     }
@@ -341,7 +366,7 @@ impl Turns {
         rows: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let came = Instant::now();
+        let (came, had_nothing_to_do) = (Instant::now(), HAD_NOTHING_TO_DO.take());
         // Not before the recorder of the process is there.
         let metric = self.waited.get_or_init(|| histogram!(REQUEST_STAGE_SECONDS, "stage" => "wait")).clone();
         let record = move || {
@@ -357,7 +382,7 @@ impl Turns {
         };
         let done = match self.queue.enter(came, rows, work) {
             Ok((_turn, work)) => {
-                if !HAD_NOTHING_TO_DO.take() {
+                if !had_nothing_to_do {
                     tokio::task::yield_now().await;
                 }
                 return Ok(work());
@@ -365,12 +390,11 @@ impl Turns {
             Err(done) => tokio::time::timeout(self.queue.patience(), done).await,
         };
         match done {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(_)) if came.elapsed() < self.queue.patience() => {
-                Err(Status::internal("the work on the request ended before its time"))
-            }
-            _ => {
+            Ok(Ok(Some(done))) => Ok(done),
+            Ok(Err(_)) => Err(Status::internal("the work on the request ended before its time")),
+            Ok(Ok(None)) | Err(_) => {
                 record();
+                tokio::time::sleep(self.refusal_delay().saturating_sub(came.elapsed())).await;
                 Err(self.refusal())
             }
         }
@@ -458,7 +482,40 @@ mod tests {
         };
         assert_eq!([0, 50, 500].map(|ms| waits(&turns, ms)), [false; 3], "it has only come");
         turns.crowd.started -= Duration::from_secs(1);
-        assert_eq!([50, 10, 11, 5, 50].map(|ms| waits(&turns, ms)), [true, false, true, false, false]);
+        assert_eq!([50, 4, 6, 0].map(|ms| waits(&turns, ms)), [true, false, true, false]);
+        before_sleep();
+        assert_eq!([6, 0, 50, 20].map(|ms| waits(&turns, ms)), [true, false, false, false]);
+        assert_eq!([50, 20, 50].map(|ms| waits(&turns, ms)), [false; 3], "it has to stand for long again");
+    }
+
+    #[tokio::test]
+    async fn in_a_flood_who_waited_for_long_is_refused_unless_nobody_else_waits() {
+        let queue_time = Duration::from_millis(400);
+        let turns = Arc::new(Turns::of(1, queue_time));
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), 1, || ()) else { panic!("a turn is free") };
+        let ask = |number: usize| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move { turns.run(1, move || number).await.map_err(|status| status.code()) })
+        };
+        let early = [ask(0), ask(1)];
+        tokio::task::yield_now().await;
+        tokio::time::sleep(queue_time / 2).await;
+        let late = ask(2);
+        tokio::task::yield_now().await;
+        turns.queue.is_flooded.store(true, Ordering::Relaxed);
+        drop(taken);
+        assert_eq!(late.await.unwrap(), Ok(2));
+        for refused in early {
+            assert_eq!(refused.await.unwrap(), Err(tonic::Code::ResourceExhausted));
+        }
+        let Ok((taken, _)) = turns.queue.enter(Instant::now(), 1, || ()) else { panic!("a turn is free") };
+        let only = ask(3);
+        tokio::task::yield_now().await;
+        tokio::time::sleep(queue_time / 2).await;
+        drop(taken);
+        assert_eq!(only.await.unwrap(), Ok(3));
+        before_sleep();
+        assert!(!turns.is_crowded() && !turns.queue.is_flooded.load(Ordering::Relaxed), "nobody waits");
     }
 
     #[test]
