@@ -13,6 +13,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -208,30 +209,39 @@ impl Log {
 pub fn read_records(folder: &Path, after: u64, mut each: impl FnMut(Logged) -> io::Result<()>) -> io::Result<()> {
     read_bodies(folder, after, |sequence, body| {
         let record = Record::decode(body).ok_or_else(|| damaged(sequence))?;
-        each(Logged { sequence, record, bytes: body.len() + HEADER_LEN })
+        each(Logged { sequence, record, bytes: body.len() + HEADER_LEN })?;
+        Ok(ControlFlow::Continue(()))
     })
 }
 
-/// As [`read_records`], with the bytes of each.
+/// As [`read_records`], with the bytes of each, until `each` has had enough.
 ///
 /// # Errors
 /// Those of a file, and of `each`.
-pub fn read_bodies(folder: &Path, after: u64, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+pub fn read_bodies(
+    folder: &Path,
+    after: u64,
+    mut each: impl FnMut(u64, &[u8]) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
     let segments = segments(folder)?;
+    let mut flow = ControlFlow::Continue(());
     for (position, first) in segments.iter().enumerate() {
         if segments.get(position + 1).is_some_and(|next| *next <= after + 1) {
             continue;
         }
         let path = segment_path(folder, *first);
         let scanned = scan(&path, |sequence, body| {
-            if sequence <= after {
-                return Ok(());
+            if sequence > after && flow.is_continue() {
+                flow = each(sequence, body)?;
             }
-            each(sequence, body)
+            Ok(())
         })?;
         let is_last = position + 1 == segments.len();
         if !is_last && scanned.length != std::fs::metadata(&path)?.len() {
             return Err(damaged(scanned.last.map_or(*first, |last| last + 1)));
+        }
+        if flow.is_break() {
+            break;
         }
     }
     Ok(())

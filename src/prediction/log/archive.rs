@@ -1,5 +1,6 @@
 //! From the spool to the Delta table.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::stream_ingestion::{Log, read_bodies};
 /// The table's name, in the folder `predictions` of the offline store.
 pub const PREDICTION_LOG: &str = "log";
 /// Rows of one commit.
-const COMMIT_ROWS_MAX: usize = 20_000;
+const COMMIT_ROWS_MAX: usize = 50_000;
 
 /// Columns of the table.
 pub fn log_schema() -> SchemaRef {
@@ -123,10 +124,10 @@ pub(super) async fn archive_next(
 /// Records after `after`, up to `through` or as many as one commit takes, and how far they reach.
 fn read(folder: &Path, after: u64, through: u64) -> Result<(Vec<LogRecord>, u64), PredictionError> {
     let (mut records, mut rows, mut reach) = (Vec::new(), 0, through);
-    let (mut is_full, mut inputs) = (false, Arc::default());
+    let mut inputs = Arc::default();
     read_bodies(folder, after, |sequence, body| {
-        if sequence > through || is_full {
-            return Ok(());
+        if sequence > through {
+            return Ok(ControlFlow::Break(()));
         }
         let damaged = || std::io::Error::new(std::io::ErrorKind::InvalidData, format!("record {sequence} is damaged"));
         let record = decode(body, &inputs).ok_or_else(damaged)?;
@@ -134,9 +135,10 @@ fn read(folder: &Path, after: u64, through: u64) -> Result<(Vec<LogRecord>, u64)
         rows += record.rows.len();
         records.push(record);
         if rows >= COMMIT_ROWS_MAX {
-            (is_full, reach) = (true, sequence);
+            reach = sequence;
+            return Ok(ControlFlow::Break(()));
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })
     .map_err(PredictionError::Log)?;
     Ok((records, reach))

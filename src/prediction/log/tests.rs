@@ -73,7 +73,7 @@ async fn what_takes_several_commits_comes_into_the_table_once() {
     let folder = tempfile::tempdir().unwrap();
     let logger = open(folder.path());
     let row = &record("").rows[0];
-    let rows = |at: usize| (0..9_000).map(move |number| format!("{:06}", at * 9_000 + number));
+    let rows = |at: usize| (0..25_000).map(move |number| format!("{:06}", at * 25_000 + number));
     for at in 0..5 {
         let rows = rows(at).map(|prediction_id| RecordRow { prediction_id, ..row.clone() }).collect();
         logger.append(&[LogRecord { rows, ..record("") }], LogDurability::Process).await.unwrap();
